@@ -1,0 +1,116 @@
+// Package apitest starts a real API server, with its store in a temporary folder,
+// for tests of whatever talks to one.
+package apitest
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"portico.dev/portico/internal/apiserver"
+	"portico.dev/portico/internal/apiserver/certs"
+	"portico.dev/portico/internal/apiserver/etcd"
+)
+
+// readyTimeout is generous: with the race detector on two busy cores a start takes
+// several seconds.
+const readyTimeout = time.Minute
+
+// Server is a running API server.
+type Server struct {
+	Config *rest.Config // as system:masters
+	Kube   kubernetes.Interface
+	Dir    string // its data directory
+	stop   func()
+}
+
+// Stop ends the server; a test's end does it too.
+func (s *Server) Stop() { s.stop() }
+
+// Start runs a dual-stack server until the test ends.
+func Start(t testing.TB, change ...func(*apiserver.Config)) *Server {
+	t.Helper()
+	return StartIn(t, t.TempDir(), change...)
+}
+
+// StartIn runs a server on the data that dir holds.
+func StartIn(t testing.TB, dir string, change ...func(*apiserver.Config)) *Server {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	logger := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelError}))
+	store, err := etcd.StartEmbedded(ctx, dir+"/etcd", logger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	authority, err := certs.Open(dir+"/pki", time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	serving, err := certs.NewServing(authority, []string{"localhost"}, []netip.Addr{netip.MustParseAddr("127.0.0.1")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := apiserver.Config{
+		Store: store, Authority: authority, Serving: serving, Listener: listener,
+		ServiceCIDRs:  []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12"), netip.MustParsePrefix("fd00:10:96::/112")},
+		GuestCIDRs:    []netip.Prefix{netip.MustParsePrefix("10.245.0.0/16"), netip.MustParsePrefix("fd00:10:245::/64")},
+		NodePortFirst: 30000, NodePortLast: 32767, ClusterDomain: "cluster.local", Logger: logger, Version: "test",
+	}
+	for _, f := range change {
+		f(&config)
+	}
+	server, err := apiserver.New(ctx, config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- server.Run(ctx) }()
+	stopped := false
+	s := &Server{Config: server.LoopbackConfig(), Dir: dir, stop: func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("the API server ended: %v", err)
+		}
+		store.Close()
+	}}
+	t.Cleanup(s.stop)
+	s.Kube, err = kubernetes.NewForConfig(s.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.waitReady(t)
+	return s
+}
+
+func (s *Server) waitReady(t testing.TB) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), readyTimeout)
+	defer cancel()
+	ticker := time.NewTicker(20 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		body, err := s.Kube.CoreV1().RESTClient().Get().AbsPath("/readyz").DoRaw(ctx)
+		if err == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("not ready after %v: %v: %s", readyTimeout, err, body)
+		case <-ticker.C:
+		}
+	}
+}

@@ -1,0 +1,182 @@
+package apiserver
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"net/http"
+
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	apiextensions "k8s.io/apiextensions-apiserver/pkg/apiserver"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apiserver/pkg/admission"
+	"k8s.io/apiserver/pkg/admission/plugin/namespace/lifecycle"
+	discoveryendpoint "k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
+	genericapiserver "k8s.io/apiserver/pkg/server"
+	"k8s.io/apiserver/pkg/server/dynamiccertificates"
+	genericfilters "k8s.io/apiserver/pkg/server/filters"
+	"k8s.io/apiserver/pkg/server/healthz"
+	"k8s.io/client-go/informers"
+	clientset "k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	basecompatibility "k8s.io/component-base/compatibility"
+
+	"portico.dev/portico/internal/apiserver/claims"
+	"portico.dev/portico/internal/apiserver/etcd"
+)
+
+// kubernetesVersion is the version of the API that is served: that of the k8s.io
+// modules in go.mod.
+const kubernetesVersion = "1.37.2"
+
+// maxBodyBytes bounds a request's body, as upstream does: etcd takes 1.5 MB of
+// protobuf, which may be twice as much JSON.
+const maxBodyBytes = 3 << 20
+
+// assemble builds the servers from the end of their chain: custom resources, then
+// the built-in ones. What neither knows is answered 404.
+func (s *Server) assemble(rc registryConfig, check func(*http.Request) error) error {
+	scheme := newScheme()
+	codecs := serializer.NewCodecFactory(scheme)
+	options := &etcd.Options{
+		Source: s.config.Store,
+		Codec: func(gr schema.GroupResource) runtime.Codec {
+			return storageCodec(scheme, codecs, schema.GroupVersion{Group: gr.Group, Version: "v1"})
+		},
+		Wraps: map[schema.GroupResource]etcd.Wrap{
+			{Resource: "services"}:                                      claims.Wrap(servicePolicy(rc.pools)),
+			{Group: "kubevirt.io", Resource: "virtualmachines"}:         claims.Wrap(guestPolicy(rc.guests)),
+			{Group: "kubevirt.io", Resource: "virtualmachineinstances"}: claims.Wrap(guestPolicy(rc.guests)),
+		},
+		Keys: map[schema.GroupResource]string{
+			{Resource: "services"}: "services/specs", {Resource: "endpoints"}: "services/endpoints", {Resource: "nodes"}: "minions",
+		},
+	}
+	config, err := s.genericConfig(scheme, codecs, check)
+	if err != nil {
+		return err
+	}
+	config.RESTOptionsGetter = options
+	kube, err := clientset.NewForConfig(s.loopback)
+	if err != nil {
+		return fmt.Errorf("make the API server's own client: %w", err)
+	}
+	config.SharedInformerFactory = informers.NewSharedInformerFactory(kube, 0)
+	if config.AdmissionControl, err = namespaceLifecycle(kube, config.SharedInformerFactory); err != nil {
+		return err
+	}
+	custom, err := newCustomResources(*config, s.config.Store)
+	if err != nil {
+		return err
+	}
+	main, err := config.Complete().New("portico", custom.GenericAPIServer)
+	if err != nil {
+		return fmt.Errorf("build the API server: %w", err)
+	}
+	if err := install(main, scheme, codecs, options, rc); err != nil {
+		return err
+	}
+	installOpenAPI(main, custom, config)
+	main.AddPostStartHookOrDie("start-informers", func(hook genericapiserver.PostStartHookContext) error {
+		config.SharedInformerFactory.Start(hook.Done())
+		return nil
+	})
+	s.generic, s.serving = main, config.SecureServing
+	return nil
+}
+
+// genericConfig is what both servers share.
+func (s *Server) genericConfig(scheme *runtime.Scheme, codecs serializer.CodecFactory, check func(*http.Request) error) (*genericapiserver.RecommendedConfig, error) {
+	config := genericapiserver.NewRecommendedConfig(codecs)
+	config.EffectiveVersion = basecompatibility.NewEffectiveVersionFromString(kubernetesVersion, "", "")
+	config.MaxRequestBodyBytes = maxBodyBytes
+	config.EnableIndex = true
+	config.EnableProfiling = false
+	config.AggregatedDiscoveryGroupManager = discoveryendpoint.NewResourceManager("apis")
+	config.LongRunningFunc = genericfilters.BasicLongRunningRequestCheck(sets.NewString("watch"), sets.NewString("console"))
+	config.SecureServing = &genericapiserver.SecureServingInfo{Listener: s.config.Listener, Cert: s.config.Serving}
+	ca, err := dynamiccertificates.NewStaticCAContent("portico-ca", s.config.Authority.PEM())
+	if err != nil {
+		return nil, fmt.Errorf("use the certificate authority: %w", err)
+	}
+	config.SecureServing.ClientCA = ca
+	if err := s.loopbackConfig(config); err != nil {
+		return nil, err
+	}
+	config.Authentication.Authenticator = newAuthenticator(s.config.Authority.Pool())
+	authorizer, err := newAuthorizer()
+	if err != nil {
+		return nil, err
+	}
+	config.Authorization.Authorizer = authorizer
+	config.BuildHandlerChainFunc = func(handler http.Handler, c *genericapiserver.Config) http.Handler {
+		return genericapiserver.DefaultBuildHandlerChain(withWarnings(handler, maxBodyBytes), c)
+	}
+	config.OpenAPIConfig, config.OpenAPIV3Config = openAPIConfigs()
+	// Both servers' paths go into one document: see installOpenAPI.
+	config.SkipOpenAPIInstallation = true
+	config.AddReadyzChecks(healthz.NamedCheck("etcd", check))
+	config.AddHealthzChecks(healthz.NamedCheck("etcd", check))
+	return config, nil
+}
+
+// loopbackConfig lets the server call itself with a token that nobody else has.
+func (s *Server) loopbackConfig(config *genericapiserver.RecommendedConfig) error {
+	token := make([]byte, 32)
+	if _, err := rand.Read(token); err != nil {
+		return fmt.Errorf("make the server's own token: %w", err)
+	}
+	loopback, err := config.SecureServing.NewClientConfig(s.config.Authority.PEM())
+	if err != nil {
+		return fmt.Errorf("make the server's own client: %w", err)
+	}
+	loopback.BearerToken = hex.EncodeToString(token)
+	loopback.TLSClientConfig.ServerName = "localhost"
+	loopback.WarningHandler = rest.NoWarnings{} // they are for people
+	loopback.QPS = -1
+	loopback.ContentType = runtime.ContentTypeProtobuf
+	loopback.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
+	loopback.UserAgent = "portico/" + s.config.Version
+	config.LoopbackClientConfig = loopback
+	s.loopback = loopback
+	return nil
+}
+
+// namespaceLifecycle refuses objects in namespaces that don't exist or are ending.
+func namespaceLifecycle(kube clientset.Interface, factory informers.SharedInformerFactory) (admission.Interface, error) {
+	plugin, err := lifecycle.NewLifecycle(sets.New("default", "kube-system", "kube-public"))
+	if err != nil {
+		return nil, fmt.Errorf("make the admission of namespaces: %w", err)
+	}
+	plugin.SetExternalKubeClientSet(kube)
+	plugin.SetExternalKubeInformerFactory(factory)
+	if err := plugin.ValidateInitialization(); err != nil {
+		return nil, fmt.Errorf("make the admission of namespaces: %w", err)
+	}
+	return plugin, nil
+}
+
+// newCustomResources builds the server of CustomResourceDefinitions and of their
+// objects, the last of the chain.
+func newCustomResources(config genericapiserver.RecommendedConfig, source etcd.Source) (*apiextensions.CustomResourceDefinitions, error) {
+	config.PostStartHooks = map[string]genericapiserver.PostStartHookConfigEntry{}
+	config.MergedResourceConfig = apiextensions.DefaultAPIResourceConfigSource()
+	config.RESTOptionsGetter = &etcd.Options{Source: source, Codec: func(schema.GroupResource) runtime.Codec {
+		return apiextensions.Codecs.LegacyCodec(apiextensionsv1.SchemeGroupVersion)
+	}}
+	objects := &etcd.Options{Source: source, Codec: func(schema.GroupResource) runtime.Codec {
+		return unstructured.UnstructuredJSONScheme
+	}}
+	crds, err := (&apiextensions.Config{
+		GenericConfig: &config,
+		ExtraConfig:   apiextensions.ExtraConfig{CRDRESTOptionsGetter: objects, MasterCount: 1},
+	}).Complete().New(genericapiserver.NewEmptyDelegateWithCustomHandler(http.NotFoundHandler()))
+	if err != nil {
+		return nil, fmt.Errorf("build the server of custom resources: %w", err)
+	}
+	return crds, nil
+}

@@ -1,0 +1,109 @@
+package etcd
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"sync"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/client/v3/kubernetes"
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
+	"go.uber.org/zap"
+	"k8s.io/apiserver/pkg/storage"
+	"k8s.io/apiserver/pkg/storage/etcd3"
+	etcdfeature "k8s.io/apiserver/pkg/storage/feature"
+)
+
+// maxTxnOps bounds the operations of one transaction: an object, at most 3 per
+// claim (compare, put, get), and a Service of 250 node ports should still fit.
+const maxTxnOps = 2048
+
+// quotaBytes is how large the database may grow; etcd's own advice is 8 GiB at most.
+const quotaBytes = 8 << 30
+
+// Embedded is the store of a stand-alone Portico: one etcd member in this process.
+type Embedded struct {
+	server *embed.Etcd
+
+	mu      sync.Mutex // guards clients
+	clients []*kubernetes.Client
+}
+
+// StartEmbedded opens (or makes) the store in dir and waits until it can serve.
+// The folder belongs to this process alone while it is open.
+func StartEmbedded(ctx context.Context, dir string, logger *slog.Logger) (*Embedded, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the store's folder: %w", err)
+	}
+	cfg := embed.NewConfig()
+	cfg.Name = "portico"
+	cfg.Dir = dir
+	// No listener: the one member talks to nobody, its clients are in-process. The
+	// advertised URL is only a name in the membership.
+	peer := url.URL{Scheme: "http", Host: "localhost:2380"}
+	cfg.ListenPeerUrls, cfg.ListenClientUrls, cfg.ListenClientHttpUrls = nil, nil, nil
+	cfg.AdvertisePeerUrls, cfg.AdvertiseClientUrls = []url.URL{peer}, []url.URL{peer}
+	cfg.InitialCluster = cfg.Name + "=" + peer.String()
+	cfg.MaxTxnOps = maxTxnOps
+	cfg.QuotaBackendBytes = quotaBytes
+	cfg.AutoCompactionMode, cfg.AutoCompactionRetention = "periodic", "5m"
+	// One member elects itself; the defaults make it wait a second for others.
+	cfg.TickMs, cfg.ElectionMs = 10, 100
+	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.New(slogCore{logger.With("part", "etcd")}))
+	server, err := embed.StartEtcd(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("open the store in %s: %w", dir, err)
+	}
+	select {
+	case <-server.Server.ReadyNotify():
+	case err := <-server.Err():
+		server.Close()
+		return nil, fmt.Errorf("start the store in %s: %w", dir, err)
+	case <-ctx.Done():
+		server.Close()
+		return nil, fmt.Errorf("start the store in %s: %w", dir, context.Cause(ctx))
+	case <-time.After(time.Minute):
+		server.Close()
+		return nil, fmt.Errorf("start the store in %s: not ready after a minute; see the log above", dir)
+	}
+	e := &Embedded{server: server}
+	first, err := e.Client()
+	if err != nil {
+		return nil, err
+	}
+	etcdfeature.DefaultFeatureSupportChecker.CheckClient(ctx, inProcess{first.Client}, storage.RequestWatchProgress)
+	return e, nil
+}
+
+// Client makes one more in-process client; Close ends them all.
+func (e *Embedded) Client() (*kubernetes.Client, error) {
+	c := &kubernetes.Client{Client: v3client.New(e.server.Server)}
+	c.KV = etcd3.NewETCDLatencyTracker(c.KV)
+	c.Kubernetes = c
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.clients = append(e.clients, c)
+	return c, nil
+}
+
+// Close ends the clients, then flushes and closes the store.
+func (e *Embedded) Close() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, c := range e.clients {
+		_ = c.Close() // an in-process client only reports its own cancellation
+	}
+	e.clients = nil
+	e.server.Close()
+}
+
+// inProcess lets the library ask the embedded server for its version, which it
+// does per endpoint; an in-process client has none.
+type inProcess struct{ *clientv3.Client }
+
+func (inProcess) Endpoints() []string { return []string{"embedded"} }

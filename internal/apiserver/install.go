@@ -1,0 +1,156 @@
+package apiserver
+
+import (
+	"fmt"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	eventsv1 "k8s.io/api/events/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apiserver/pkg/registry/generic"
+	"k8s.io/apiserver/pkg/registry/rest"
+	genericapiserver "k8s.io/apiserver/pkg/server"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"portico.dev/portico/internal/core/ipam"
+	"portico.dev/portico/internal/core/machine"
+	"portico.dev/portico/internal/core/service"
+)
+
+// registryConfig is what the registries need beside the store.
+type registryConfig struct {
+	cluster service.Cluster
+	pools   *ipam.Pools
+	guests  *ipam.GuestRange
+	doors   Doors
+}
+
+// storages collects the REST storage of each group.
+type storages map[schema.GroupVersion]map[string]rest.Storage
+
+func (s storages) put(gv schema.GroupVersion, resource string, storage rest.Storage) {
+	if s[gv] == nil {
+		s[gv] = map[string]rest.Storage{}
+	}
+	s[gv][resource] = storage
+}
+
+// add builds a kind's storage, with its status, and collects it.
+func add[T runtime.Object](s storages, scheme *runtime.Scheme, options generic.RESTOptionsGetter, k kind[T]) (*restStorage, *statusStorage, error) {
+	main, status, err := newStorage(scheme, options, k)
+	if err != nil {
+		return nil, nil, err
+	}
+	s.put(k.gv, k.plural, main)
+	if status != nil {
+		s.put(k.gv, k.plural+"/status", status)
+	}
+	return main, status, nil
+}
+
+// install serves every built-in resource.
+func install(server *genericapiserver.GenericAPIServer, scheme *runtime.Scheme, codecs serializer.CodecFactory, options generic.RESTOptionsGetter, rc registryConfig) error {
+	s := storages{}
+	if err := addCore(s, scheme, options, rc); err != nil {
+		return err
+	}
+	if err := addMachines(s, scheme, options, rc); err != nil {
+		return err
+	}
+	for _, build := range []func() error{
+		func() error { _, _, err := add(s, scheme, options, endpointSliceKind()); return err },
+		func() error { _, _, err := add(s, scheme, options, leaseKind()); return err },
+		func() error { _, _, err := add(s, scheme, options, ipAddressKind()); return err },
+	} {
+		if err := build(); err != nil {
+			return err
+		}
+	}
+	core := groupInfo(scheme, codecs, corev1.SchemeGroupVersion, s)
+	if err := server.InstallLegacyAPIGroup(genericapiserver.DefaultLegacyAPIPrefix, core); err != nil {
+		return fmt.Errorf("serve the core group: %w", err)
+	}
+	for _, gv := range []schema.GroupVersion{
+		discoveryv1.SchemeGroupVersion, coordinationv1.SchemeGroupVersion, networkingv1.SchemeGroupVersion,
+		eventsv1.SchemeGroupVersion, kubevirtv1.GroupVersion, subresourcesGroupVersion,
+	} {
+		if err := server.InstallAPIGroup(groupInfo(scheme, codecs, gv, s)); err != nil {
+			return fmt.Errorf("serve %s: %w", gv, err)
+		}
+	}
+	return nil
+}
+
+func groupInfo(scheme *runtime.Scheme, codecs serializer.CodecFactory, gv schema.GroupVersion, s storages) *genericapiserver.APIGroupInfo {
+	info := genericapiserver.NewDefaultAPIGroupInfo(gv.Group, scheme, metav1.ParameterCodec, codecs)
+	info.PrioritizedVersions = []schema.GroupVersion{gv}
+	info.VersionedResourcesStorageMap[gv.Version] = s[gv]
+	return &info
+}
+
+func addCore(s storages, scheme *runtime.Scheme, options generic.RESTOptionsGetter, rc registryConfig) error {
+	core := corev1.SchemeGroupVersion
+	namespaces, _, err := add(s, scheme, options, namespaceKind())
+	if err != nil {
+		return err
+	}
+	s.put(core, "namespaces", newNamespaceStorage(namespaces))
+	s.put(core, "namespaces/finalize", newFinalizeStorage(namespaces))
+
+	services, _, err := add(s, scheme, options, serviceKind(rc.cluster, rc.pools))
+	if err != nil {
+		return err
+	}
+	s.put(core, "services", &serviceStorage{services, rc.pools})
+
+	pods, _, err := add(s, scheme, options, podKind())
+	if err != nil {
+		return err
+	}
+	pods.ReturnDeletedObject = true
+	s.put(core, "pods/binding", &bindingStorage{pods.Store})
+
+	events, _, err := add(s, scheme, options, eventKind())
+	if err != nil {
+		return err
+	}
+	s.put(eventsv1.SchemeGroupVersion, "events", events)
+
+	for _, build := range []func() error{
+		func() error { _, _, err := add(s, scheme, options, endpointsKind()); return err },
+		func() error { _, _, err := add(s, scheme, options, nodeKind()); return err },
+		func() error { _, _, err := add(s, scheme, options, configMapKind()); return err },
+		func() error { _, _, err := add(s, scheme, options, secretKind()); return err },
+		func() error { _, _, err := add(s, scheme, options, serviceAccountKind()); return err },
+	} {
+		if err := build(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func addMachines(s storages, scheme *runtime.Scheme, options generic.RESTOptionsGetter, rc registryConfig) error {
+	vms, status, err := add(s, scheme, options, machineKind())
+	if err != nil {
+		return err
+	}
+	instances, _, err := add(s, scheme, options, instanceKind())
+	if err != nil {
+		return err
+	}
+	m := machines{vms: vms.Store, instances: instances.Store, status: status.store}
+	sub := subresourcesGroupVersion
+	s.put(sub, "virtualmachines", parentStorage{&kubevirtv1.VirtualMachine{}, kubevirtv1.VirtualMachineGroupVersionKind, "virtualmachine"})
+	s.put(sub, "virtualmachineinstances", parentStorage{&kubevirtv1.VirtualMachineInstance{}, kubevirtv1.VirtualMachineInstanceGroupVersionKind, "virtualmachineinstance"})
+	s.put(sub, "virtualmachines/start", &verbStorage{m, decideWith(machine.StartMachine)})
+	s.put(sub, "virtualmachines/stop", &verbStorage{m, decideWith(machine.StopMachine)})
+	s.put(sub, "virtualmachines/restart", &verbStorage{m, decideWith(machine.RestartMachine)})
+	s.put(sub, "virtualmachineinstances/console", &consoleStorage{m, rc.doors})
+	return nil
+}

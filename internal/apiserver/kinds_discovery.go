@@ -1,0 +1,265 @@
+package apiserver
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+// maxPrintedEndpoints is how many addresses a table shows before "+ N more...".
+const maxPrintedEndpoints = 3
+
+// endpointsDeprecated is the Warning with every request for Endpoints (EP-04).
+const endpointsDeprecated = "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"
+
+func endpointsKind() kind[*corev1.Endpoints] {
+	return kind[*corev1.Endpoints]{
+		gv: corev1.SchemeGroupVersion, plural: "endpoints", singular: "endpoints", short: []string{"ep"}, namespaced: true,
+		newObject: func() *corev1.Endpoints { return &corev1.Endpoints{} },
+		newList:   func() runtime.Object { return &corev1.EndpointsList{} },
+		rules: rules[*corev1.Endpoints]{
+			createOnUpdate: true,
+			validate: func(e *corev1.Endpoints) field.ErrorList {
+				return append(validateMeta(&e.ObjectMeta, true, validation.NameIsDNSSubdomain), validateSubsets(e)...)
+			},
+			validateUpdate: func(e, old *corev1.Endpoints) field.ErrorList {
+				return append(validateMetaUpdate(&e.ObjectMeta, &old.ObjectMeta), validateSubsets(e)...)
+			},
+		},
+		table: table[*corev1.Endpoints]{
+			columns: []metav1.TableColumnDefinition{column("Endpoints", "Ready addresses and ports.")},
+			row:     func(e *corev1.Endpoints) []any { return []any{printSubsets(e.Subsets)} },
+		},
+	}
+}
+
+func validateSubsets(e *corev1.Endpoints) field.ErrorList {
+	var errs field.ErrorList
+	for i, subset := range e.Subsets {
+		path := field.NewPath("subsets").Index(i)
+		if len(subset.Addresses)+len(subset.NotReadyAddresses) == 0 {
+			errs = append(errs, field.Required(path, "must specify `addresses` or `notReadyAddresses`"))
+		}
+		for j, a := range subset.Addresses {
+			errs = append(errs, validateEndpointIP(a.IP, path.Child("addresses").Index(j).Child("ip"))...)
+		}
+		for j, a := range subset.NotReadyAddresses {
+			errs = append(errs, validateEndpointIP(a.IP, path.Child("notReadyAddresses").Index(j).Child("ip"))...)
+		}
+		for j, p := range subset.Ports {
+			at := path.Child("ports").Index(j)
+			if p.Port < 1 || p.Port > 65535 {
+				errs = append(errs, field.Invalid(at.Child("port"), p.Port, "must be between 1 and 65535, inclusive"))
+			}
+			if p.Name == "" && len(subset.Ports) > 1 {
+				errs = append(errs, field.Required(at.Child("name"), ""))
+			}
+		}
+	}
+	return errs
+}
+
+// validateEndpointIP refuses what can't be reached through a Service: an endpoint
+// on loopback would let users of Services reach the node's own daemons.
+func validateEndpointIP(ip string, path *field.Path) field.ErrorList {
+	addr, err := netip.ParseAddr(ip)
+	switch {
+	case err != nil:
+		return field.ErrorList{field.Invalid(path, ip, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)")}
+	case addr.IsUnspecified():
+		return field.ErrorList{field.Invalid(path, ip, fmt.Sprintf("may not be unspecified (%v)", ip))}
+	case addr.IsLoopback():
+		return field.ErrorList{field.Invalid(path, ip, "may not be in the loopback range (127.0.0.0/8, ::1/128)")}
+	case addr.IsLinkLocalUnicast():
+		return field.ErrorList{field.Invalid(path, ip, "may not be in the link-local range (169.254.0.0/16, fe80::/10)")}
+	case addr.IsMulticast():
+		return field.ErrorList{field.Invalid(path, ip, "may not be in the multicast range (224.0.0.0/4, ff00::/8)")}
+	}
+	return nil
+}
+
+func printSubsets(subsets []corev1.EndpointSubset) string {
+	var list []string
+	for _, s := range subsets {
+		for _, p := range s.Ports {
+			for _, a := range s.Addresses {
+				list = append(list, netJoin(a.IP, p.Port))
+			}
+		}
+		if len(s.Ports) == 0 {
+			for _, a := range s.Addresses {
+				list = append(list, a.IP)
+			}
+		}
+	}
+	return printSome(list)
+}
+
+func netJoin(ip string, port int32) string {
+	if strings.Contains(ip, ":") {
+		return "[" + ip + "]:" + strconv.Itoa(int(port))
+	}
+	return ip + ":" + strconv.Itoa(int(port))
+}
+
+func printSome(list []string) string {
+	if len(list) > maxPrintedEndpoints {
+		return fmt.Sprintf("%s + %d more...", strings.Join(list[:maxPrintedEndpoints], ","), len(list)-maxPrintedEndpoints)
+	}
+	return none(strings.Join(list, ","))
+}
+
+func endpointSliceKind() kind[*discoveryv1.EndpointSlice] {
+	return kind[*discoveryv1.EndpointSlice]{
+		gv: discoveryv1.SchemeGroupVersion, plural: "endpointslices", singular: "endpointslice", namespaced: true,
+		newObject: func() *discoveryv1.EndpointSlice { return &discoveryv1.EndpointSlice{} },
+		newList:   func() runtime.Object { return &discoveryv1.EndpointSliceList{} },
+		rules: rules[*discoveryv1.EndpointSlice]{
+			validate: func(s *discoveryv1.EndpointSlice) field.ErrorList {
+				return append(validateMeta(&s.ObjectMeta, true, validation.NameIsDNSSubdomain), validateSlice(s)...)
+			},
+			validateUpdate: func(s, old *discoveryv1.EndpointSlice) field.ErrorList {
+				errs := append(validateMetaUpdate(&s.ObjectMeta, &old.ObjectMeta), validateSlice(s)...)
+				return append(errs, validation.ValidateImmutableField(s.AddressType, old.AddressType, field.NewPath("addressType"))...)
+			},
+		},
+		table: table[*discoveryv1.EndpointSlice]{
+			columns: []metav1.TableColumnDefinition{
+				column("AddressType", "IPv4, IPv6 or FQDN."), column("Ports", "Ports of every endpoint."), column("Endpoints", "Addresses."),
+			},
+			row: func(s *discoveryv1.EndpointSlice) []any {
+				var ports, addresses []string
+				for _, p := range s.Ports {
+					if p.Port != nil {
+						ports = append(ports, strconv.Itoa(int(*p.Port)))
+					}
+				}
+				for _, e := range s.Endpoints {
+					addresses = append(addresses, e.Addresses...)
+				}
+				if len(ports) == 0 {
+					ports = []string{"<unset>"}
+				}
+				if len(addresses) == 0 {
+					addresses = []string{"<unset>"}
+				}
+				return []any{string(s.AddressType), printSome(ports), printSome(addresses)}
+			},
+		},
+	}
+}
+
+func validateSlice(s *discoveryv1.EndpointSlice) field.ErrorList {
+	var errs field.ErrorList
+	switch s.AddressType {
+	case discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6, discoveryv1.AddressTypeFQDN:
+	case "":
+		errs = append(errs, field.Required(field.NewPath("addressType"), ""))
+	default:
+		errs = append(errs, field.NotSupported(field.NewPath("addressType"), s.AddressType,
+			[]discoveryv1.AddressType{discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6, discoveryv1.AddressTypeFQDN}))
+	}
+	if len(s.Endpoints) > 1000 {
+		errs = append(errs, field.TooMany(field.NewPath("endpoints"), len(s.Endpoints), 1000))
+	}
+	for i, e := range s.Endpoints {
+		path := field.NewPath("endpoints").Index(i).Child("addresses")
+		if len(e.Addresses) == 0 {
+			errs = append(errs, field.Required(path, "must contain at least 1 address"))
+		}
+		if s.AddressType == discoveryv1.AddressTypeFQDN {
+			continue
+		}
+		for j, a := range e.Addresses {
+			errs = append(errs, validateEndpointIP(a, path.Index(j))...)
+			if addr, err := netip.ParseAddr(a); err == nil && addr.Is4() != (s.AddressType == discoveryv1.AddressTypeIPv4) {
+				errs = append(errs, field.Invalid(path.Index(j), a, fmt.Sprintf("must be an %s address", s.AddressType)))
+			}
+		}
+	}
+	return errs
+}
+
+func leaseKind() kind[*coordinationv1.Lease] {
+	return kind[*coordinationv1.Lease]{
+		gv: coordinationv1.SchemeGroupVersion, plural: "leases", singular: "lease", namespaced: true,
+		newObject: func() *coordinationv1.Lease { return &coordinationv1.Lease{} },
+		newList:   func() runtime.Object { return &coordinationv1.LeaseList{} },
+		rules: rules[*coordinationv1.Lease]{
+			createOnUpdate: true,
+			validate: func(l *coordinationv1.Lease) field.ErrorList {
+				errs := validateMeta(&l.ObjectMeta, true, validation.NameIsDNSSubdomain)
+				if d := l.Spec.LeaseDurationSeconds; d != nil && *d <= 0 {
+					errs = append(errs, field.Invalid(field.NewPath("spec", "leaseDurationSeconds"), *d, "must be greater than 0"))
+				}
+				return errs
+			},
+			validateUpdate: func(l, old *coordinationv1.Lease) field.ErrorList {
+				return validateMetaUpdate(&l.ObjectMeta, &old.ObjectMeta)
+			},
+		},
+		table: table[*coordinationv1.Lease]{
+			columns: []metav1.TableColumnDefinition{column("Holder", "Who holds the lease.")},
+			row: func(l *coordinationv1.Lease) []any {
+				if l.Spec.HolderIdentity == nil {
+					return []any{""}
+				}
+				return []any{*l.Spec.HolderIdentity}
+			},
+		},
+	}
+}
+
+func ipAddressKind() kind[*networkingv1.IPAddress] {
+	return kind[*networkingv1.IPAddress]{
+		gv: networkingv1.SchemeGroupVersion, plural: "ipaddresses", singular: "ipaddress", short: []string{"ip"},
+		newObject: func() *networkingv1.IPAddress { return &networkingv1.IPAddress{} },
+		newList:   func() runtime.Object { return &networkingv1.IPAddressList{} },
+		rules: rules[*networkingv1.IPAddress]{
+			validate: func(a *networkingv1.IPAddress) field.ErrorList {
+				errs := validateMeta(&a.ObjectMeta, false, validateIPName)
+				if a.Spec.ParentRef == nil {
+					errs = append(errs, field.Required(field.NewPath("spec", "parentRef"), ""))
+				}
+				return errs
+			},
+			validateUpdate: func(a, old *networkingv1.IPAddress) field.ErrorList {
+				return validateMetaUpdate(&a.ObjectMeta, &old.ObjectMeta)
+			},
+		},
+		table: table[*networkingv1.IPAddress]{
+			columns: []metav1.TableColumnDefinition{column("ParentRef", "The object that holds the address.")},
+			row: func(a *networkingv1.IPAddress) []any {
+				p := a.Spec.ParentRef
+				if p == nil {
+					return []any{"<none>"}
+				}
+				parts := []string{p.Resource, p.Namespace, p.Name}
+				if p.Group != "" {
+					parts[0] += "." + p.Group
+				}
+				return []any{strings.Join(parts, "/")}
+			},
+		},
+	}
+}
+
+// validateIPName wants an address in its canonical form, so that one address can
+// have one object only.
+func validateIPName(name string, _ bool) []string {
+	addr, err := netip.ParseAddr(name)
+	if err != nil || addr.String() != name {
+		return []string{"must be an IP address in canonical form"}
+	}
+	return nil
+}

@@ -1,0 +1,156 @@
+package apiserver
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apiserver/pkg/registry/rest"
+	"k8s.io/apiserver/pkg/util/dryrun"
+
+	"portico.dev/portico/internal/apiserver/claims"
+	"portico.dev/portico/internal/core/ipam"
+	"portico.dev/portico/internal/core/service"
+)
+
+func serviceKind(cluster service.Cluster, pools *ipam.Pools) kind[*corev1.Service] {
+	return kind[*corev1.Service]{
+		gv: corev1.SchemeGroupVersion, plural: "services", singular: "service", short: []string{"svc"}, all: true, namespaced: true,
+		newObject: func() *corev1.Service { return &corev1.Service{} },
+		newList:   func() runtime.Object { return &corev1.ServiceList{} },
+		fields: func(s *corev1.Service) fields.Set {
+			return fields.Set{"spec.clusterIP": s.Spec.ClusterIP, "spec.type": string(s.Spec.Type)}
+		},
+		rules: rules[*corev1.Service]{
+			prepareCreate: cluster.PrepareForCreate,
+			prepareUpdate: cluster.PrepareForUpdate,
+			validate: func(svc *corev1.Service) field.ErrorList {
+				return append(cluster.Validate(svc), pools.Validate(svc, nil)...)
+			},
+			validateUpdate: func(svc, old *corev1.Service) field.ErrorList {
+				return append(cluster.ValidateUpdate(svc, old), pools.Validate(svc, old)...)
+			},
+			validateStatus: service.ValidateStatusUpdate,
+			warnings:       func(svc, _ *corev1.Service) []string { return service.Warnings(svc) },
+		},
+		table: table[*corev1.Service]{
+			columns: []metav1.TableColumnDefinition{
+				column("Type", "ClusterIP, NodePort, LoadBalancer or ExternalName."), column("Cluster-IP", "Address inside the cluster."),
+				column("External-IP", "Addresses for clients outside."), column("Port(s)", "Port, node port and protocol."),
+				wide("Selector", "Labels of the pods behind it."),
+			},
+			row: serviceRow,
+		},
+	}
+}
+
+func serviceRow(s *corev1.Service) []any {
+	return []any{
+		string(s.Spec.Type), none(s.Spec.ClusterIP), externalAddresses(s), ports(s.Spec.Ports),
+		labels.FormatLabels(s.Spec.Selector),
+	}
+}
+
+func externalAddresses(s *corev1.Service) string {
+	switch s.Spec.Type {
+	case corev1.ServiceTypeExternalName:
+		return s.Spec.ExternalName
+	case corev1.ServiceTypeLoadBalancer:
+		var list []string
+		for _, in := range s.Status.LoadBalancer.Ingress {
+			if in.IP != "" {
+				list = append(list, in.IP)
+			} else if in.Hostname != "" {
+				list = append(list, in.Hostname)
+			}
+		}
+		list = append(list, s.Spec.ExternalIPs...)
+		if len(list) == 0 {
+			return "<pending>"
+		}
+		return strings.Join(list, ",")
+	}
+	return none(strings.Join(s.Spec.ExternalIPs, ","))
+}
+
+// servicePolicy says what Services claim, and assigns from pools.
+func servicePolicy(pools *ipam.Pools) claims.Policy {
+	return claims.Policy{
+		Claims: func(obj runtime.Object) []ipam.Claim {
+			return ipam.ServiceClaims(obj.(*corev1.Service))
+		},
+		Assign: func(obj, old runtime.Object) (claims.Assignment, error) {
+			svc := obj.(*corev1.Service)
+			was, _ := old.(*corev1.Service)
+			a, err := pools.Assign(svc, was)
+			if err != nil {
+				return nil, serviceError(svc, err)
+			}
+			return serviceAssignment{a, svc}, nil
+		},
+	}
+}
+
+type serviceAssignment struct {
+	*ipam.Assignment
+	svc *corev1.Service
+}
+
+func (a serviceAssignment) Conflict(key string) error {
+	return serviceError(a.svc, a.Assignment.Conflict(key))
+}
+
+// serviceError answers 422 where the client asked for what can't be had, and 500 as
+// upstream does where nothing is left.
+func serviceError(svc *corev1.Service, err error) error {
+	var invalid *field.Error
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &invalid):
+		return apierrors.NewInvalid(corev1.SchemeGroupVersion.WithKind("Service").GroupKind(), svc.Name, field.ErrorList{invalid})
+	}
+	return apierrors.NewInternalError(err)
+}
+
+// serviceStorage lets a dry run show the addresses that a write would get. The store
+// assigns real writes itself; a dry run never reaches it, and keeps nothing.
+type serviceStorage struct {
+	*restStorage
+	pools *ipam.Pools
+}
+
+func (s *serviceStorage) Create(ctx context.Context, obj runtime.Object, validate rest.ValidateObjectFunc, options *metav1.CreateOptions) (runtime.Object, error) {
+	out, err := s.restStorage.Create(ctx, obj, validate, options)
+	if err != nil || !dryrun.IsDryRun(options.DryRun) {
+		return out, err
+	}
+	return out, s.preview(out)
+}
+
+func (s *serviceStorage) Update(ctx context.Context, name string, info rest.UpdatedObjectInfo, create rest.ValidateObjectFunc,
+	update rest.ValidateObjectUpdateFunc, force bool, options *metav1.UpdateOptions,
+) (runtime.Object, bool, error) {
+	out, created, err := s.restStorage.Update(ctx, name, info, create, update, force, options)
+	if err != nil || !dryrun.IsDryRun(options.DryRun) {
+		return out, created, err
+	}
+	return out, created, s.preview(out)
+}
+
+func (s *serviceStorage) preview(obj runtime.Object) error {
+	svc := obj.(*corev1.Service)
+	a, err := s.pools.Assign(svc, nil)
+	if err != nil {
+		return serviceError(svc, err)
+	}
+	a.Release()
+	return nil
+}

@@ -1,0 +1,227 @@
+package apiserver
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/duration"
+	"k8s.io/apiserver/pkg/registry/generic"
+	"k8s.io/apiserver/pkg/registry/generic/registry"
+	"k8s.io/apiserver/pkg/registry/rest"
+	"k8s.io/apiserver/pkg/storage/names"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+)
+
+// kind describes a served resource: its names, its rules and how it is printed.
+type kind[T runtime.Object] struct {
+	gv               schema.GroupVersion
+	plural, singular string
+	short            []string
+	all              bool // part of `kubectl get all`
+	namespaced       bool
+	newObject        func() T
+	newList          func() runtime.Object
+	rules            rules[T]
+	fields           func(T) fields.Set // what field selectors see besides name and namespace
+	table            table[T]
+	ttl              time.Duration // 0: kept until deleted
+}
+
+// table says what `kubectl get` prints: Name first and Age last are added here.
+type table[T runtime.Object] struct {
+	columns []metav1.TableColumnDefinition
+	row     func(T) []any
+}
+
+// column is a column of the default width; wide ones are shown by -o wide.
+func column(name, description string) metav1.TableColumnDefinition {
+	return metav1.TableColumnDefinition{Name: name, Type: "string", Description: description}
+}
+
+func wide(name, description string) metav1.TableColumnDefinition {
+	return metav1.TableColumnDefinition{Name: name, Type: "string", Description: description, Priority: 1}
+}
+
+// storage is the REST interface of a kind: the library's store with our names.
+type restStorage struct {
+	*registry.Store
+	short      []string
+	categories []string
+}
+
+func (s *restStorage) ShortNames() []string { return s.short }
+func (s *restStorage) Categories() []string { return s.categories }
+
+// newStorage builds the REST storage of a kind, and that of its status
+// subresource, nil where it has none.
+func newStorage[T runtime.Object](scheme *runtime.Scheme, options generic.RESTOptionsGetter, k kind[T]) (*restStorage, *statusStorage, error) {
+	s := &strategy[T]{ObjectTyper: scheme, NameGenerator: names.SimpleNameGenerator, gv: k.gv, namespaced: k.namespaced, rules: k.rules}
+	var deletes rest.RESTDeleteStrategy = s
+	if k.rules.graceful != nil {
+		deletes = gracefulStrategy[T]{s}
+	}
+	gr := k.gv.WithResource(k.plural).GroupResource()
+	store := &registry.Store{
+		NewFunc:                   func() runtime.Object { return k.newObject() },
+		NewListFunc:               k.newList,
+		DefaultQualifiedResource:  gr,
+		SingularQualifiedResource: k.gv.WithResource(k.singular).GroupResource(),
+		PredicateFunc:             nil,
+		CreateStrategy:            s,
+		UpdateStrategy:            s,
+		DeleteStrategy:            deletes,
+		ResetFieldsStrategy:       s,
+		TableConvertor:            tableConvertor[T]{k.table, k.singular},
+	}
+	if k.ttl > 0 {
+		store.TTLFunc = func(runtime.Object, uint64, bool) (uint64, error) { return uint64(k.ttl.Seconds()), nil }
+	}
+	attrs := func(obj runtime.Object) (labels.Set, fields.Set, error) {
+		m, err := meta.Accessor(obj)
+		if err != nil {
+			return nil, nil, err
+		}
+		set := fields.Set{"metadata.name": m.GetName()}
+		if k.namespaced {
+			set["metadata.namespace"] = m.GetNamespace()
+		}
+		if typed, ok := obj.(T); ok && k.fields != nil {
+			for name, value := range k.fields(typed) {
+				set[name] = value
+			}
+		}
+		return m.GetLabels(), set, nil
+	}
+	if err := store.CompleteWithOptions(&generic.StoreOptions{RESTOptions: options, AttrFunc: attrs}); err != nil {
+		return nil, nil, fmt.Errorf("set up the storage of %s: %w", gr, err)
+	}
+	main := &restStorage{Store: store, short: k.short}
+	if k.all {
+		main.categories = []string{"all"}
+	}
+	if !part(k.newObject(), "Status").IsValid() {
+		return main, nil, nil
+	}
+	statusStore := *store
+	statusStore.UpdateStrategy = statusStrategy[T]{s}
+	statusStore.ResetFieldsStrategy = statusStrategy[T]{s}
+	return main, &statusStorage{store: &statusStore}, nil
+}
+
+// gracefulStrategy lets an object live on for its grace period.
+type gracefulStrategy[T runtime.Object] struct{ *strategy[T] }
+
+func (g gracefulStrategy[T]) CheckGracefulDelete(_ context.Context, obj runtime.Object, options *metav1.DeleteOptions) bool {
+	if options == nil {
+		return false
+	}
+	period := g.rules.graceful(obj.(T), options.GracePeriodSeconds)
+	options.GracePeriodSeconds = &period
+	return true
+}
+
+// statusStorage serves get, update and patch of a status.
+type statusStorage struct{ store *registry.Store }
+
+func (s *statusStorage) New() runtime.Object { return s.store.New() }
+func (s *statusStorage) Destroy()            {} // the main storage owns it
+func (s *statusStorage) Get(ctx context.Context, name string, options *metav1.GetOptions) (runtime.Object, error) {
+	return s.store.Get(ctx, name, options)
+}
+
+func (s *statusStorage) Update(ctx context.Context, name string, objInfo rest.UpdatedObjectInfo, createValidation rest.ValidateObjectFunc,
+	updateValidation rest.ValidateObjectUpdateFunc, _ bool, options *metav1.UpdateOptions,
+) (runtime.Object, bool, error) {
+	return s.store.Update(ctx, name, objInfo, createValidation, updateValidation, false, options)
+}
+
+func (s *statusStorage) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
+	return s.store.GetResetFields()
+}
+
+func (s *statusStorage) ConvertToTable(ctx context.Context, obj, options runtime.Object) (*metav1.Table, error) {
+	return s.store.ConvertToTable(ctx, obj, options)
+}
+
+// tableConvertor prints objects of one kind.
+type tableConvertor[T runtime.Object] struct {
+	table    table[T]
+	singular string
+}
+
+func (c tableConvertor[T]) ConvertToTable(_ context.Context, obj, options runtime.Object) (*metav1.Table, error) {
+	out := &metav1.Table{}
+	if o, ok := options.(*metav1.TableOptions); !ok || !o.NoHeaders {
+		out.ColumnDefinitions = c.columns()
+	}
+	if m, err := meta.ListAccessor(obj); err == nil {
+		out.ResourceVersion, out.Continue, out.RemainingItemCount = m.GetResourceVersion(), m.GetContinue(), m.GetRemainingItemCount()
+	} else if m, err := meta.CommonAccessor(obj); err == nil {
+		out.ResourceVersion = m.GetResourceVersion()
+	}
+	add := func(obj runtime.Object) error {
+		row, err := c.row(obj)
+		if err == nil {
+			out.Rows = append(out.Rows, row)
+		}
+		return err
+	}
+	if meta.IsListType(obj) {
+		return out, meta.EachListItem(obj, add)
+	}
+	return out, add(obj)
+}
+
+// columns keeps wide columns behind Age, as kubectl's users are used to.
+func (c tableConvertor[T]) columns() []metav1.TableColumnDefinition {
+	cols := []metav1.TableColumnDefinition{{Name: "Name", Type: "string", Format: "name", Description: "Name of the " + c.singular + "."}}
+	n := c.normal()
+	cols = append(cols, c.table.columns[:n]...)
+	cols = append(cols, metav1.TableColumnDefinition{Name: "Age", Type: "string", Description: "Time since the creation."})
+	return append(cols, c.table.columns[n:]...)
+}
+
+// normal counts the columns that are not wide; they come first.
+func (c tableConvertor[T]) normal() int {
+	for i, col := range c.table.columns {
+		if col.Priority > 0 {
+			return i
+		}
+	}
+	return len(c.table.columns)
+}
+
+func (c tableConvertor[T]) row(obj runtime.Object) (metav1.TableRow, error) {
+	typed, ok := obj.(T)
+	if !ok {
+		return metav1.TableRow{}, fmt.Errorf("print a %s: got a %T", c.singular, obj)
+	}
+	m, err := meta.Accessor(obj)
+	if err != nil {
+		return metav1.TableRow{}, err
+	}
+	var cells []any
+	if c.table.row != nil {
+		cells = c.table.row(typed)
+	}
+	n := c.normal()
+	row := append([]any{m.GetName()}, cells[:n]...)
+	row = append(row, age(m.GetCreationTimestamp()))
+	row = append(row, cells[n:]...)
+	return metav1.TableRow{Cells: row, Object: runtime.RawExtension{Object: obj}}, nil
+}
+
+// age is the time since t as kubectl writes it.
+func age(t metav1.Time) string {
+	if t.IsZero() {
+		return "<unknown>"
+	}
+	return duration.HumanDuration(time.Since(t.Time))
+}

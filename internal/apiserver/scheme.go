@@ -1,0 +1,83 @@
+package apiserver
+
+import (
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	eventsv1 "k8s.io/api/events/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/runtime/serializer/json"
+	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+)
+
+// subresourcesGroupVersion serves the verbs on machines that virtctl calls.
+var subresourcesGroupVersion = kubevirtv1.SubresourceStorageGroupVersion
+
+// newScheme registers the types of every served group twice: in their version, and
+// as the group's hub version "__internal" that the installer of k8s.io/apiserver
+// insists on. Both are the same Go types, so there is nothing to convert.
+func newScheme() *runtime.Scheme {
+	s := runtime.NewScheme()
+	metav1.AddToGroupVersion(s, schema.GroupVersion{Version: "v1"})
+	for _, add := range []func(*runtime.Scheme) error{
+		corev1.AddToScheme, discoveryv1.AddToScheme, coordinationv1.AddToScheme,
+		networkingv1.AddToScheme, eventsv1.AddToScheme, kubevirtv1.AddToScheme,
+	} {
+		utilruntime.Must(add(s))
+	}
+	for _, gv := range servedVersions {
+		hub := schema.GroupVersion{Group: gv.Group, Version: runtime.APIVersionInternal}
+		for kind := range s.KnownTypes(gv) {
+			if isMetaKind[kind] || gv == eventsv1.SchemeGroupVersion {
+				continue
+			}
+			obj, err := s.New(gv.WithKind(kind))
+			utilruntime.Must(err)
+			s.AddKnownTypeWithName(hub.WithKind(kind), obj)
+		}
+		utilruntime.Must(s.SetVersionPriority(gv))
+	}
+	metav1.AddToGroupVersion(s, subresourcesGroupVersion)
+	addDefaults(s)
+	addFieldLabels(s)
+	addEventConversions(s)
+	return s
+}
+
+var servedVersions = []schema.GroupVersion{
+	corev1.SchemeGroupVersion,
+	discoveryv1.SchemeGroupVersion,
+	coordinationv1.SchemeGroupVersion,
+	networkingv1.SchemeGroupVersion,
+	eventsv1.SchemeGroupVersion,
+	kubevirtv1.GroupVersion,
+}
+
+// isMetaKind lists what metav1.AddToGroupVersion puts into every version.
+var isMetaKind = func() map[string]bool {
+	s := runtime.NewScheme()
+	gv := schema.GroupVersion{Group: "x", Version: "v1"}
+	metav1.AddToGroupVersion(s, gv)
+	kinds := map[string]bool{}
+	for kind := range s.KnownTypes(gv) {
+		kinds[kind] = true
+	}
+	return kinds
+}()
+
+// storageCodec gives the stored form of a resource: protobuf, the smallest and
+// fastest, but JSON for KubeVirt's types, which have no other.
+func storageCodec(s *runtime.Scheme, codecs serializer.CodecFactory, gv schema.GroupVersion) runtime.Codec {
+	var form runtime.Serializer = protobuf.NewSerializer(s, s)
+	if gv.Group == kubevirtv1.GroupVersion.Group {
+		form = json.NewSerializerWithOptions(json.DefaultMetaFactory, s, s, json.SerializerOptions{})
+	}
+	hub := schema.GroupVersion{Group: gv.Group, Version: runtime.APIVersionInternal}
+	return codecs.CodecForVersions(form, form, gv, hub)
+}

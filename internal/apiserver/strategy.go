@@ -1,0 +1,158 @@
+package apiserver
+
+import (
+	"context"
+	"reflect"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apiserver/pkg/storage/names"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+)
+
+// rules are what is special about one kind; nil means nothing.
+type rules[T runtime.Object] struct {
+	prepareCreate  func(obj T)
+	prepareUpdate  func(obj, old T)
+	validate       func(obj T) field.ErrorList
+	validateUpdate func(obj, old T) field.ErrorList
+	validateStatus func(obj, old T) field.ErrorList
+	warnings       func(obj, old T) []string // old is nil on create
+	createOnUpdate bool                      // PUT of an absent object creates it
+	// graceful says how long a deletion may take; 0 removes the object at once.
+	graceful func(obj T, options *int64) int64
+}
+
+// strategy adapts rules to the library. Objects with a Status have it cleared on
+// create and kept on update: only the status subresource changes it. Their
+// generation counts the changes of Spec.
+type strategy[T runtime.Object] struct {
+	runtime.ObjectTyper
+	names.NameGenerator
+	gv         schema.GroupVersion
+	namespaced bool
+	rules      rules[T]
+}
+
+func (s *strategy[T]) NamespaceScoped() bool                           { return s.namespaced }
+func (s *strategy[T]) AllowCreateOnUpdate(_ context.Context) bool      { return s.rules.createOnUpdate }
+func (s *strategy[T]) AllowUnconditionalUpdate(_ context.Context) bool { return true }
+func (s *strategy[T]) Canonicalize(runtime.Object)                     {}
+
+func (s *strategy[T]) PrepareForCreate(_ context.Context, obj runtime.Object) {
+	if status := part(obj, "Status"); status.IsValid() {
+		status.SetZero()
+	}
+	if m, err := meta.Accessor(obj); err == nil && part(obj, "Spec").IsValid() {
+		m.SetGeneration(1)
+	}
+	if s.rules.prepareCreate != nil {
+		s.rules.prepareCreate(obj.(T))
+	}
+}
+
+func (s *strategy[T]) PrepareForUpdate(_ context.Context, obj, old runtime.Object) {
+	if status := part(obj, "Status"); status.IsValid() {
+		status.Set(part(old, "Status"))
+	}
+	if s.rules.prepareUpdate != nil {
+		s.rules.prepareUpdate(obj.(T), old.(T))
+	}
+	spec := part(obj, "Spec")
+	if !spec.IsValid() {
+		return
+	}
+	oldMeta, err1 := meta.Accessor(old)
+	newMeta, err2 := meta.Accessor(obj)
+	if err1 != nil || err2 != nil {
+		return
+	}
+	generation := oldMeta.GetGeneration()
+	if !equality.Semantic.DeepEqual(spec.Interface(), part(old, "Spec").Interface()) {
+		generation++
+	}
+	newMeta.SetGeneration(generation)
+}
+
+func (s *strategy[T]) Validate(_ context.Context, obj runtime.Object) field.ErrorList {
+	if s.rules.validate == nil {
+		return nil
+	}
+	return s.rules.validate(obj.(T))
+}
+
+func (s *strategy[T]) ValidateUpdate(_ context.Context, obj, old runtime.Object) field.ErrorList {
+	if s.rules.validateUpdate != nil {
+		return s.rules.validateUpdate(obj.(T), old.(T))
+	}
+	return s.Validate(context.Background(), obj)
+}
+
+func (s *strategy[T]) WarningsOnCreate(_ context.Context, obj runtime.Object) []string {
+	if s.rules.warnings == nil {
+		return nil
+	}
+	var none T
+	return s.rules.warnings(obj.(T), none)
+}
+
+func (s *strategy[T]) WarningsOnUpdate(_ context.Context, obj, old runtime.Object) []string {
+	if s.rules.warnings == nil {
+		return nil
+	}
+	return s.rules.warnings(obj.(T), old.(T))
+}
+
+// GetResetFields tells server-side apply which fields the main resource ignores,
+// so that nobody comes to own them by applying them.
+func (s *strategy[T]) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
+	return map[fieldpath.APIVersion]*fieldpath.Set{
+		fieldpath.APIVersion(s.gv.String()): fieldpath.NewSet(fieldpath.MakePathOrDie("status")),
+	}
+}
+
+// statusStrategy takes the status of a written object and nothing else.
+type statusStrategy[T runtime.Object] struct{ *strategy[T] }
+
+func (s statusStrategy[T]) PrepareForUpdate(_ context.Context, obj, old runtime.Object) {
+	if spec := part(obj, "Spec"); spec.IsValid() {
+		spec.Set(part(old, "Spec"))
+	}
+	newMeta, err1 := meta.Accessor(obj)
+	oldMeta, err2 := meta.Accessor(old)
+	if err1 != nil || err2 != nil {
+		return
+	}
+	newMeta.SetGeneration(oldMeta.GetGeneration())
+	newMeta.SetLabels(oldMeta.GetLabels())
+	newMeta.SetAnnotations(oldMeta.GetAnnotations())
+	newMeta.SetOwnerReferences(oldMeta.GetOwnerReferences())
+	newMeta.SetFinalizers(oldMeta.GetFinalizers())
+	newMeta.SetDeletionTimestamp(oldMeta.GetDeletionTimestamp())
+}
+
+func (s statusStrategy[T]) ValidateUpdate(_ context.Context, obj, old runtime.Object) field.ErrorList {
+	if s.rules.validateStatus == nil {
+		return nil
+	}
+	return s.rules.validateStatus(obj.(T), old.(T))
+}
+
+func (s statusStrategy[T]) WarningsOnUpdate(context.Context, runtime.Object, runtime.Object) []string {
+	return nil
+}
+
+func (s statusStrategy[T]) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
+	return map[fieldpath.APIVersion]*fieldpath.Set{
+		fieldpath.APIVersion(s.gv.String()): fieldpath.NewSet(
+			fieldpath.MakePathOrDie("spec"), fieldpath.MakePathOrDie("metadata", "labels")),
+	}
+}
+
+// part is obj's field of that name, or an invalid value where the kind has none.
+func part(obj runtime.Object, name string) reflect.Value {
+	return reflect.ValueOf(obj).Elem().FieldByName(name)
+}
