@@ -128,11 +128,8 @@ func endpoint(in *discoveryv1.Endpoint) (Endpoint, bool) {
 		Zone:        deref(in.Zone),
 		Hostname:    deref(in.Hostname),
 		Ready:       in.Conditions.Ready == nil || *in.Conditions.Ready,
+		Serving:     in.Conditions.Serving == nil || *in.Conditions.Serving,
 		Terminating: in.Conditions.Terminating != nil && *in.Conditions.Terminating,
-	}
-	e.Serving = e.Ready
-	if in.Conditions.Serving != nil {
-		e.Serving = *in.Conditions.Serving
 	}
 	if t := in.TargetRef; t != nil && t.Kind == "Pod" {
 		e.Target = types.NamespacedName{Namespace: t.Namespace, Name: t.Name}

@@ -1,0 +1,76 @@
+package agent
+
+import (
+	"context"
+	"log/slog"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/fake"
+
+	"portico.dev/portico/internal/core/catalog"
+)
+
+// feed is a Consumer that passes everything on.
+type feed chan any
+
+func (f feed) Replace(node *catalog.Node, views []View) { f <- replaced{node, views} }
+func (f feed) Update(views []View)                      { f <- views }
+
+type replaced struct {
+	node  *catalog.Node
+	views []View
+}
+
+func next[T any](t *testing.T, f feed) T {
+	t.Helper()
+	select {
+	case v := <-f:
+		got, ok := v.(T)
+		if !ok {
+			t.Fatalf("got %T %+v", v, v)
+		}
+		return got
+	case <-time.After(10 * time.Second):
+		t.Fatal("nothing came")
+		panic("unreachable")
+	}
+}
+
+// Run hands over the first lists, then changes, by real reflectors.
+func TestRun(t *testing.T) {
+	meta := func(n string) metav1.ObjectMeta { return metav1.ObjectMeta{Namespace: "default", Name: n} }
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a", Labels: map[string]string{corev1.LabelTopologyZone: "z1"}}}
+	es := &discoveryv1.EndpointSlice{ObjectMeta: meta("web-1"), AddressType: discoveryv1.AddressTypeIPv4, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"10.0.0.1"}}}}
+	es.Labels = map[string]string{discoveryv1.LabelServiceName: "web"}
+	client := fake.NewClientset(node, es, &corev1.Service{ObjectMeta: meta("web"), Spec: corev1.ServiceSpec{ClusterIP: "10.96.0.1"}})
+
+	ctx, cancel := context.WithCancel(context.Background())
+	f, done := make(feed, 10), make(chan error)
+	go func() { done <- Run(ctx, client, "a", slog.New(slog.DiscardHandler), f) }()
+	first := next[replaced](t, f)
+	if first.node.Zone != "z1" || len(first.views) != 1 || len(first.views[0].Slices) != 1 || first.views[0].Service.ClusterIPs[0].String() != "10.96.0.1" {
+		t.Errorf("first: %+v", first)
+	}
+	if err := client.CoreV1().Services("default").Delete(ctx, "web", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if u := next[[]View](t, f); len(u) != 1 || u[0].Service != nil || u[0].Name != name("web") {
+		t.Errorf("after the deletion: %+v", u)
+	}
+	node = node.DeepCopy()
+	node.Labels[corev1.LabelTopologyZone] = "z2"
+	if _, err := client.CoreV1().Nodes().Update(ctx, node, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if r := next[replaced](t, f); r.node.Zone != "z2" || len(r.views) != 0 {
+		t.Errorf("after the node's change: %+v", r)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,140 @@
+package agent
+
+import (
+	"maps"
+	"reflect"
+	"slices"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"portico.dev/portico/internal/core/catalog"
+)
+
+// state is the last that the watches said, and what the consumers don't know of
+// it yet. It forgets nothing when the API is away: packets go on by it.
+type state struct {
+	news chan struct{} // capacity 1: there is something to hand over
+
+	mu       sync.Mutex // guards the following
+	services map[types.NamespacedName]*catalog.Service
+	slices   map[types.NamespacedName]map[types.NamespacedName]*catalog.Slice // by Service, by slice
+	owner    map[types.NamespacedName]types.NamespacedName                    // of a slice: its Service
+	node     *catalog.Node
+	listed   [3]bool // by resource: the first list is here
+	dirty    map[types.NamespacedName]bool
+	all      bool // the consumers need a Replace
+}
+
+// The resources that must be listed before anything is handed over: with half of
+// them a consumer would take living Services away.
+const (
+	listedServices = iota
+	listedSlices
+	listedNode
+)
+
+func newState(nodeName string) *state {
+	return &state{
+		news: make(chan struct{}, 1), services: map[types.NamespacedName]*catalog.Service{},
+		slices: map[types.NamespacedName]map[types.NamespacedName]*catalog.Slice{}, owner: map[types.NamespacedName]types.NamespacedName{},
+		node: &catalog.Node{Name: nodeName}, dirty: map[types.NamespacedName]bool{}, all: true,
+	}
+}
+
+// wake tells that there may be news. mu is held.
+func (s *state) wake() {
+	if s.listed != [3]bool{true, true, true} || !s.all && len(s.dirty) == 0 {
+		return
+	}
+	select {
+	case s.news <- struct{}{}:
+	default:
+	}
+}
+
+// putService takes a Service, nil for a deleted one. mu is held.
+func (s *state) putService(name types.NamespacedName, svc *catalog.Service) {
+	old := s.services[name]
+	switch {
+	case svc == nil && old == nil, svc != nil && old != nil && reflect.DeepEqual(svc, old):
+		return
+	case svc == nil:
+		delete(s.services, name)
+	default:
+		s.services[name] = svc
+	}
+	s.dirty[name] = true
+}
+
+// putSlice takes a slice, nil for one that is deleted or none of ours. mu is held.
+func (s *state) putSlice(name types.NamespacedName, slice *catalog.Slice) {
+	if owner, ok := s.owner[name]; ok {
+		old := s.slices[owner][name]
+		if slice != nil && slice.Service == owner && sameSlice(old, slice) {
+			return
+		}
+		delete(s.owner, name)
+		if delete(s.slices[owner], name); len(s.slices[owner]) == 0 {
+			delete(s.slices, owner)
+		}
+		s.dirty[owner] = true
+	}
+	if slice == nil {
+		return
+	}
+	if s.slices[slice.Service] == nil {
+		s.slices[slice.Service] = map[types.NamespacedName]*catalog.Slice{}
+	}
+	s.slices[slice.Service][name] = slice
+	s.owner[name] = slice.Service
+	s.dirty[slice.Service] = true
+}
+
+// sameSlice compares what a consumer acts on; a new trigger time alone is no news.
+func sameSlice(a, b *catalog.Slice) bool {
+	x, y := *a, *b
+	x.Trigger, y.Trigger = time.Time{}, time.Time{}
+	return reflect.DeepEqual(x, y)
+}
+
+// putNode takes the Node. A deleted one stays as it was: the node that we run on
+// is alive, whatever the API holds of it. mu is held.
+func (s *state) putNode(n *catalog.Node) {
+	if n != nil && !reflect.DeepEqual(n, s.node) {
+		s.node, s.all = n, true
+	}
+}
+
+// view gives a Service as it is. mu is held.
+func (s *state) view(name types.NamespacedName) View {
+	return View{Name: name, Service: s.services[name], Slices: slices.Collect(maps.Values(s.slices[name]))}
+}
+
+// handOver gives the consumers what they don't know. Changes that come meanwhile
+// are collected for the next time.
+func (s *state) handOver(consumers []Consumer) {
+	s.mu.Lock()
+	all, node := s.all, s.node
+	var views []View
+	if all {
+		for name := range s.services {
+			views = append(views, s.view(name))
+		}
+	} else {
+		for name := range s.dirty {
+			views = append(views, s.view(name))
+		}
+	}
+	s.all, s.dirty = false, map[types.NamespacedName]bool{}
+	s.mu.Unlock()
+	for _, c := range consumers {
+		switch {
+		case all:
+			c.Replace(node, views)
+		case len(views) > 0:
+			c.Update(views)
+		}
+	}
+}

@@ -1,0 +1,159 @@
+package agent
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"portico.dev/portico/internal/core/catalog"
+)
+
+// recorder is a Consumer that counts.
+type recorder struct {
+	replaced, updated int
+	node              *catalog.Node
+	views             map[types.NamespacedName]View
+	last              []View
+}
+
+func (r *recorder) Replace(node *catalog.Node, views []View) {
+	r.replaced++
+	r.node, r.views, r.last = node, map[types.NamespacedName]View{}, views
+	for _, v := range views {
+		r.views[v.Name] = v
+	}
+}
+
+func (r *recorder) Update(views []View) {
+	r.updated++
+	r.last = views
+	for _, v := range views {
+		r.views[v.Name] = v
+	}
+}
+
+func name(s string) types.NamespacedName {
+	return types.NamespacedName{Namespace: "default", Name: s}
+}
+
+func svc(n string) *catalog.Service { return &catalog.Service{Name: name(n)} }
+
+func slice(n, service, addr string) *catalog.Slice {
+	return &catalog.Slice{Name: name(n), Service: name(service), Endpoints: []catalog.Endpoint{{Addr: netip.MustParseAddr(addr)}}}
+}
+
+// do runs one event as a store would.
+func (s *state) do(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f()
+	s.wake()
+}
+
+func (s *state) hasNews() bool {
+	select {
+	case <-s.news:
+		return true
+	default:
+		return false
+	}
+}
+
+func TestNothingBeforeAllIsListed(t *testing.T) {
+	s := newState("a")
+	s.do(func() { s.putService(name("web"), svc("web")); s.listed[listedServices] = true })
+	s.do(func() { s.listed[listedNode] = true })
+	if s.hasNews() {
+		t.Fatal("Services without their endpoints were handed over")
+	}
+	s.do(func() { s.putSlice(name("web-1"), slice("web-1", "web", "10.0.0.1")); s.listed[listedSlices] = true })
+	if !s.hasNews() {
+		t.Fatal("nothing was handed over")
+	}
+	r := &recorder{}
+	s.handOver([]Consumer{r})
+	if r.replaced != 1 || r.node.Name != "a" || len(r.views[name("web")].Slices) != 1 {
+		t.Errorf("got %+v", r)
+	}
+}
+
+func synced(t *testing.T) (*state, *recorder) {
+	t.Helper()
+	s, r := newState("a"), &recorder{}
+	s.do(func() { s.listed = [3]bool{true, true, true} })
+	s.hasNews()
+	s.handOver([]Consumer{r})
+	return s, r
+}
+
+func TestCoalesces(t *testing.T) {
+	s, r := synced(t)
+	for i := range 100 {
+		s.do(func() {
+			v := svc("web")
+			v.HealthCheckNodePort = uint16(i)
+			s.putService(name("web"), v)
+			s.putSlice(name("web-1"), slice("web-1", "web", netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}).String()))
+		})
+	}
+	s.hasNews()
+	s.handOver([]Consumer{r})
+	if r.updated != 1 || len(r.last) != 1 || r.last[0].Service.HealthCheckNodePort != 99 {
+		t.Errorf("%d updates, the last %+v", r.updated, r.last)
+	}
+}
+
+func TestNoNewsIsNotHandedOver(t *testing.T) {
+	s, r := synced(t)
+	first := slice("web-1", "web", "10.0.0.1")
+	s.do(func() { s.putService(name("web"), svc("web")); s.putSlice(first.Name, first) })
+	s.hasNews()
+	s.handOver([]Consumer{r})
+	again := slice("web-1", "web", "10.0.0.1")
+	again.Trigger = time.Unix(1, 0)
+	s.do(func() {
+		s.putService(name("web"), svc("web"))
+		s.putSlice(again.Name, again)
+		s.putNode(&catalog.Node{Name: "a"})
+		s.putNode(nil)
+	})
+	if s.hasNews() {
+		t.Error("equal values were news")
+	}
+}
+
+func TestSliceMovesToAnotherService(t *testing.T) {
+	s, r := synced(t)
+	s.do(func() {
+		s.putService(name("one"), svc("one"))
+		s.putService(name("two"), svc("two"))
+		s.putSlice(name("x"), slice("x", "one", "10.0.0.1"))
+	})
+	s.handOver([]Consumer{r})
+	s.do(func() { s.putSlice(name("x"), slice("x", "two", "10.0.0.1")) })
+	s.handOver([]Consumer{r})
+	if len(r.views[name("one")].Slices) != 0 || len(r.views[name("two")].Slices) != 1 {
+		t.Errorf("one has %v, two has %v", r.views[name("one")].Slices, r.views[name("two")].Slices)
+	}
+	s.do(func() { s.putSlice(name("x"), nil); s.putService(name("two"), nil) })
+	s.handOver([]Consumer{r})
+	if v := r.views[name("two")]; v.Service != nil || len(v.Slices) != 0 {
+		t.Errorf("two is %+v after its end", v)
+	}
+	if len(s.owner) != 0 || len(s.slices) != 0 {
+		t.Error("the state keeps what is deleted")
+	}
+}
+
+func TestNodeChangeReplaces(t *testing.T) {
+	s, r := synced(t)
+	s.do(func() { s.putService(name("web"), svc("web")) })
+	s.handOver([]Consumer{r})
+	s.do(func() { s.putNode(&catalog.Node{Name: "a", Zone: "z"}) })
+	s.handOver([]Consumer{r})
+	if r.replaced != 2 || r.node.Zone != "z" || len(r.views) != 1 {
+		t.Errorf("got %+v", r)
+	}
+}

@@ -1,0 +1,83 @@
+//lint:file-ignore SA1019 Endpoints is deprecated, and kept all the same (EP-04).
+
+package endpoints
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/utils/clock"
+
+	"portico.dev/portico/internal/controllers/work"
+)
+
+// workers sync that many Services at the same time: enough to hide the latency
+// of writes, few enough to leave the API server air.
+const workers = 8
+
+// Deps is what Run needs.
+type Deps struct {
+	Client kubernetes.Interface
+	// Informers may be shared with other controllers of the same term; Run
+	// starts those it needs. nil: its own.
+	Informers informers.SharedInformerFactory
+	Recorder  record.EventRecorder // nil: failures are logged only
+	Log       *slog.Logger
+	Clock     clock.WithTicker // nil: the real one
+}
+
+// controller is one term of the controller.
+type controller struct {
+	Deps
+	queue    *work.Queue[types.NamespacedName]
+	services cache.Indexer
+	pods     cache.Indexer
+	nodes    cache.Indexer
+	slices   cache.Indexer
+	objects  cache.Indexer // Endpoints
+
+	writtenSlices  *written[*discoveryv1.EndpointSlice]
+	writtenObjects *written[*corev1.Endpoints]
+	triggers       triggers
+	unmatched      unmatched
+}
+
+// Run keeps endpoints right until ctx ends. An error means that it could not
+// begin.
+func Run(ctx context.Context, d Deps) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if d.Clock == nil {
+		d.Clock = clock.RealClock{}
+	}
+	if d.Informers == nil {
+		d.Informers = informers.NewSharedInformerFactory(d.Client, 0)
+		defer d.Informers.Shutdown() // after cancel: defers run in reverse
+		defer cancel()
+	}
+	c := &controller{
+		Deps:           d,
+		queue:          work.New[types.NamespacedName]("endpoints", d.Log, d.Clock),
+		writtenSlices:  newWritten[*discoveryv1.EndpointSlice](d.Clock),
+		writtenObjects: newWritten[*corev1.Endpoints](d.Clock),
+	}
+	synced, remove, err := c.watch()
+	defer remove()
+	if err != nil {
+		return fmt.Errorf("watch for endpoints: %w", err)
+	}
+	d.Informers.StartWithContext(ctx)
+	if !cache.WaitForCacheSync(ctx.Done(), synced...) {
+		return nil // ctx ended first
+	}
+	c.queue.Run(ctx, workers, c.sync)
+	return nil
+}

@@ -1,0 +1,215 @@
+//lint:file-ignore SA1019 Endpoints is deprecated, and kept all the same (EP-04).
+
+package endpoints
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/client-go/kubernetes/fake"
+	testingclock "k8s.io/utils/clock/testing"
+
+	core "portico.dev/portico/internal/core/endpoints"
+)
+
+func service(selector map[string]string) *corev1.Service {
+	return &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "web", UID: "svc"},
+		Spec: corev1.ServiceSpec{
+			ClusterIP: "10.96.0.20", IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol}, Selector: selector,
+			Ports: []corev1.ServicePort{{Port: 80, TargetPort: intstr.FromInt32(8080)}},
+		},
+	}
+}
+
+func pod(name string, ready bool) *corev1.Pod {
+	status := corev1.ConditionFalse
+	if ready {
+		status = corev1.ConditionTrue
+	}
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name, UID: types.UID(name), Labels: map[string]string{"app": "web"}},
+		Spec:       corev1.PodSpec{NodeName: "node-a"},
+		Status: corev1.PodStatus{
+			PodIPs:     []corev1.PodIP{{IP: "10.244.0." + strings.TrimPrefix(name, "pod-")}},
+			Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: status}},
+		},
+	}
+}
+
+type fixture struct {
+	*testing.T
+	client *fake.Clientset
+	clock  *testingclock.FakeClock
+}
+
+func start(t *testing.T) *fixture {
+	f := &fixture{T: t, client: fake.NewClientset(), clock: testingclock.NewFakeClock(time.Unix(1000, 5e6))}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() {
+		done <- Run(ctx, Deps{Client: f.client, Log: slog.New(slog.DiscardHandler), Clock: f.clock})
+	}()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return f
+}
+
+// state prints what slices and Endpoints say.
+func (f *fixture) state() string {
+	var out []string
+	list, err := f.client.DiscoveryV1().EndpointSlices("ns").List(f.Context(), metav1.ListOptions{})
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, s := range list.Items {
+		line := "slice"
+		if s.Labels[discoveryv1.LabelManagedBy] == core.ManagedByMirror {
+			line = "mirror"
+		}
+		for _, e := range s.Endpoints {
+			line += fmt.Sprintf(" %s=%v", e.Addresses[0], *e.Conditions.Ready)
+			if e.Zone != nil {
+				line += "@" + *e.Zone
+			}
+		}
+		out = append(out, line)
+	}
+	if e, err := f.client.CoreV1().Endpoints("ns").Get(f.Context(), "web", metav1.GetOptions{}); err == nil {
+		line := "v1"
+		for _, s := range e.Subsets {
+			for _, a := range s.Addresses {
+				line += " " + a.IP
+			}
+		}
+		out = append(out, line)
+	}
+	slices.Sort(out)
+	return strings.Join(out, "; ")
+}
+
+// until waits for a state; the fake API has no way to say when all is done.
+func (f *fixture) until(want string) {
+	f.Helper()
+	deadline := time.Now().Add(5 * time.Second)
+	got := ""
+	for time.Now().Before(deadline) {
+		if got = f.state(); got == want {
+			return
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+	f.Fatalf("got  %s\nwant %s", got, want)
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+// EP-01, EP-04, EP-07: from events to slices.
+func TestPodsToSlices(t *testing.T) {
+	f := start(t)
+	ctx, core1 := t.Context(), f.client.CoreV1()
+	must(core1.Services("ns").Create(ctx, service(map[string]string{"app": "web"}), metav1.CreateOptions{}))
+	f.until("slice; v1")
+	must(core1.Pods("ns").Create(ctx, pod("pod-1", true), metav1.CreateOptions{}))
+	f.until("slice 10.244.0.1=true; v1 10.244.0.1")
+	list := must(f.client.DiscoveryV1().EndpointSlices("ns").List(ctx, metav1.ListOptions{}))
+	if got := list.Items[0].Annotations[corev1.EndpointsLastChangeTriggerTime]; got != "1970-01-01T00:16:40.005Z" {
+		t.Errorf("trigger time %q", got)
+	}
+	must(core1.Nodes().Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-a", Labels: map[string]string{corev1.LabelTopologyZone: "z1"}}}, metav1.CreateOptions{}))
+	f.until("slice 10.244.0.1=true@z1; v1 10.244.0.1")
+	must(core1.Nodes().Update(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-a", Labels: map[string]string{corev1.LabelTopologyZone: "z2"}}}, metav1.UpdateOptions{}))
+	f.until("slice 10.244.0.1=true@z2; v1 10.244.0.1")
+	must(core1.Pods("ns").UpdateStatus(ctx, pod("pod-1", false), metav1.UpdateOptions{}))
+	f.until("slice 10.244.0.1=false@z2; v1")
+	must(core1.Pods("ns").Create(ctx, pod("pod-2", true), metav1.CreateOptions{}))
+	f.until("slice 10.244.0.1=false@z2 10.244.0.2=true@z2; v1 10.244.0.2")
+	renamed := pod("pod-2", true)
+	renamed.Labels = map[string]string{"app": "other"}
+	must(core1.Pods("ns").Update(ctx, renamed, metav1.UpdateOptions{}))
+	f.until("slice 10.244.0.1=false@z2; v1")
+
+	// A slice deleted by somebody comes back, and nothing else is written.
+	if err := f.client.DiscoveryV1().EndpointSlices("ns").Delete(ctx, list.Items[0].Name, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	f.until("slice 10.244.0.1=false@z2; v1")
+
+	// The Service's Endpoints go with it; its slices are the garbage controller's.
+	if err := core1.Services("ns").Delete(ctx, "web", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	f.until("slice 10.244.0.1=false@z2")
+}
+
+// EP-05: Endpoints made by hand are mirrored, and left alone.
+func TestHandWritten(t *testing.T) {
+	f := start(t)
+	ctx := t.Context()
+	must(f.client.CoreV1().Services("ns").Create(ctx, service(nil), metav1.CreateOptions{}))
+	must(f.client.CoreV1().Endpoints("ns").Create(ctx, &corev1.Endpoints{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "web", UID: "hand"},
+		Subsets:    []corev1.EndpointSubset{{Addresses: []corev1.EndpointAddress{{IP: "192.0.2.1"}}}},
+	}, metav1.CreateOptions{}))
+	f.until("mirror 192.0.2.1=true; v1 192.0.2.1")
+	if err := f.client.CoreV1().Endpoints("ns").Delete(ctx, "web", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	f.until("")
+}
+
+// EP-06: the condition comes after a while and goes at once.
+func TestUnmatchedCondition(t *testing.T) {
+	f := start(t)
+	ctx, core1 := t.Context(), f.client.CoreV1()
+	must(core1.Services("ns").Create(ctx, service(map[string]string{"app": "wep"}), metav1.CreateOptions{}))
+	must(core1.Pods("ns").Create(ctx, pod("pod-1", true), metav1.CreateOptions{}))
+	f.until("slice; v1")
+	condition := func() string {
+		for _, c := range must(core1.Services("ns").Get(ctx, "web", metav1.GetOptions{})).Status.Conditions {
+			return c.Type + ": " + c.Message
+		}
+		return ""
+	}
+	if got := condition(); got != "" {
+		t.Errorf("too early: %s", got)
+	}
+	want := "portico.dev/EndpointsMatched: the selector app=wep matches no pod; closest is pod pod-1, which has app=web instead of wep"
+	deadline := time.Now().Add(5 * time.Second)
+	for condition() != want {
+		if time.Now().After(deadline) {
+			t.Fatalf("condition %q", condition())
+		}
+		f.clock.Step(firstLook)
+		time.Sleep(2 * time.Millisecond)
+	}
+	svc := must(core1.Services("ns").Get(ctx, "web", metav1.GetOptions{}))
+	svc.Spec.Selector = map[string]string{"app": "web"}
+	must(core1.Services("ns").Update(ctx, svc, metav1.UpdateOptions{}))
+	f.until("slice 10.244.0.1=true; v1 10.244.0.1")
+	for condition() != "" {
+		if time.Now().After(deadline) {
+			t.Fatalf("condition %q", condition())
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}

@@ -1,0 +1,141 @@
+// Package leader lets one process at a time do a job: the one that holds a
+// Lease. It is a thin wrapper around client-go's leader election that waits for
+// the job to end before it lets go of the Lease, and contends again after having
+// lost it instead of ending the process.
+//
+// A Lease can't keep two leaders apart with certainty (a paused process may wake
+// up after its time): the job's writes must themselves fail when another writer
+// was faster, by resource versions and deterministic names.
+package leader
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	coordinationclient "k8s.io/client-go/kubernetes/typed/coordination/v1"
+	"k8s.io/client-go/tools/leaderelection"
+	"k8s.io/client-go/tools/leaderelection/resourcelock"
+)
+
+// Config says who contends for which Lease.
+type Config struct {
+	Leases    coordinationclient.LeasesGetter
+	Namespace string
+	Name      string
+	// Identity names this contender. A process that starts again after a crash
+	// should have the identity it had: then the Lease is still its own, and it
+	// goes on at once instead of waiting for it to expire. So it belongs to a
+	// data directory, which one process at a time can use, not to a process.
+	Identity string
+	Log      *slog.Logger
+	Timing   Timing // zero: DefaultTiming
+}
+
+// Timing is how long a Lease holds and how often it is renewed.
+type Timing struct {
+	Duration time.Duration // after this time without renewal others take over; whole seconds
+	Deadline time.Duration // a leader that can't renew for so long stops; less than Duration
+	Retry    time.Duration // between tries to take or renew
+}
+
+// DefaultTiming is that of Kubernetes' own controllers: the machine may stall
+// for ten seconds, and a dead leader costs fifteen.
+func DefaultTiming() Timing {
+	return Timing{Duration: 15 * time.Second, Deadline: 10 * time.Second, Retry: 2 * time.Second}
+}
+
+// Run contends for the Lease until ctx ends, and calls lead each time it is won.
+// The context given to lead ends when the Lease is lost or ctx ends; lead must
+// then return. Run waits for it, gives the Lease back and returns nil.
+func Run(ctx context.Context, c Config, lead func(context.Context)) error {
+	if c.Timing == (Timing{}) {
+		c.Timing = DefaultTiming()
+	}
+	if _, err := c.elector(nil, nil); err != nil {
+		return fmt.Errorf("contend for lease %s/%s: %w", c.Namespace, c.Name, err)
+	}
+	for ctx.Err() == nil {
+		if err := c.term(ctx, lead); err != nil {
+			return fmt.Errorf("contend for lease %s/%s: %w", c.Namespace, c.Name, err)
+		}
+	}
+	return nil
+}
+
+// term is one election: it ends when the Lease was lost, or given back because
+// ctx ended.
+//
+// client-go gives the Lease back as soon as its context ends, while the job may
+// still be writing. So its context outlives ctx until the job is done.
+func (c *Config) term(ctx context.Context, lead func(context.Context)) error {
+	electorCtx, letGo := context.WithCancel(context.WithoutCancel(ctx))
+	defer letGo()
+
+	var mu sync.Mutex
+	var job chan struct{} // guarded by mu; closed when the job has returned
+	over := false         // guarded by mu; the term ended before the job began
+
+	start := func(held context.Context) {
+		mu.Lock()
+		if over {
+			mu.Unlock()
+			return
+		}
+		done := make(chan struct{})
+		job = done
+		mu.Unlock()
+		defer close(done)
+		jobCtx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(held, cancel)()
+		c.Log.Info("leading", "lease", c.Namespace+"/"+c.Name, "identity", c.Identity)
+		lead(jobCtx)
+	}
+	// wait returns when no job runs and none will begin.
+	wait := func() {
+		mu.Lock()
+		over = true
+		running := job
+		mu.Unlock()
+		if running != nil {
+			<-running
+		}
+	}
+	elector, err := c.elector(start, func() {
+		c.Log.Info("not leading", "lease", c.Namespace+"/"+c.Name, "identity", c.Identity)
+	})
+	if err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() {
+		wait()
+		letGo()
+	})
+	elector.Run(electorCtx)
+	stop()
+	wait()
+	return nil
+}
+
+func (c *Config) elector(start func(context.Context), stopped func()) (*leaderelection.LeaderElector, error) {
+	if start == nil {
+		start, stopped = func(context.Context) {}, func() {}
+	}
+	return leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
+		Lock: &resourcelock.LeaseLock{
+			LeaseMeta:  metav1.ObjectMeta{Namespace: c.Namespace, Name: c.Name},
+			Client:     c.Leases,
+			LockConfig: resourcelock.ResourceLockConfig{Identity: c.Identity},
+		},
+		Name:            c.Name,
+		LeaseDuration:   c.Timing.Duration,
+		RenewDeadline:   c.Timing.Deadline,
+		RetryPeriod:     c.Timing.Retry,
+		ReleaseOnCancel: true,
+		Callbacks:       leaderelection.LeaderCallbacks{OnStartedLeading: start, OnStoppedLeading: stopped},
+	})
+}

@@ -1,0 +1,140 @@
+package leader
+
+import (
+	"context"
+	"log/slog"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
+)
+
+func config(client *fake.Clientset, identity string) Config {
+	return Config{
+		Leases: client.CoordinationV1(), Namespace: "kube-system", Name: "test", Identity: identity, Log: slog.New(slog.DiscardHandler),
+		// A Lease holds for whole seconds.
+		Timing: Timing{Duration: 2 * time.Second, Deadline: 200 * time.Millisecond, Retry: 20 * time.Millisecond},
+	}
+}
+
+// contender runs in the background; its channels tell what happens.
+type contender struct {
+	began, ended chan struct{} // the job
+	returned     chan error    // Run
+	hold         chan struct{} // the job goes on until it is closed
+	stop         context.CancelFunc
+}
+
+func contend(t *testing.T, c Config) *contender {
+	ctx, cancel := context.WithCancel(t.Context())
+	k := &contender{began: make(chan struct{}, 9), ended: make(chan struct{}, 9), returned: make(chan error, 1), hold: make(chan struct{}), stop: cancel}
+	go func() {
+		k.returned <- Run(ctx, c, func(ctx context.Context) {
+			k.began <- struct{}{}
+			<-ctx.Done()
+			<-k.hold
+			k.ended <- struct{}{}
+		})
+	}()
+	return k
+}
+
+func holder(t *testing.T, client *fake.Clientset) string {
+	l, err := client.CoordinationV1().Leases("kube-system").Get(t.Context(), "test", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l.Spec.HolderIdentity == nil {
+		return ""
+	}
+	return *l.Spec.HolderIdentity
+}
+
+// The Lease is given back only when the job has ended, and then at once.
+func TestReleaseWaitsForTheJob(t *testing.T) {
+	client := fake.NewClientset()
+	a := contend(t, config(client, "a"))
+	<-a.began
+	b := contend(t, config(client, "b"))
+	close(b.hold)
+	a.stop()
+	select {
+	case <-b.began:
+		t.Fatal("b leads while a's job runs")
+	case <-time.After(100 * time.Millisecond):
+	}
+	if got := holder(t, client); got != "a" {
+		t.Fatalf("the Lease is %q's while a's job runs", got)
+	}
+	close(a.hold)
+	<-a.ended
+	if err := <-a.returned; err != nil {
+		t.Error(err)
+	}
+	<-b.began
+	b.stop()
+	if err := <-b.returned; err != nil {
+		t.Error(err)
+	}
+	if got := holder(t, client); got != "" {
+		t.Errorf("the Lease is still %q's", got)
+	}
+}
+
+// After a crash the same identity goes on without waiting for the Lease to end.
+func TestSameIdentityGoesOn(t *testing.T) {
+	client := fake.NewClientset()
+	c := config(client, "a")
+	c.Timing = Timing{Duration: time.Hour, Deadline: time.Minute, Retry: 20 * time.Millisecond}
+	crashed := contend(t, c)
+	<-crashed.began
+	again := contend(t, c)
+	select {
+	case <-again.began:
+	case <-time.After(5 * time.Second):
+		t.Fatal("it waits for its own Lease")
+	}
+	for _, k := range []*contender{crashed, again} {
+		close(k.hold)
+		k.stop()
+		<-k.returned
+	}
+}
+
+// A Lease that can't be renewed ends the job, and is contended for again.
+func TestLostLease(t *testing.T) {
+	client := fake.NewClientset()
+	var broken atomic.Bool
+	client.PrependReactor("update", "leases", func(clienttesting.Action) (bool, runtime.Object, error) {
+		return broken.Load(), nil, context.DeadlineExceeded
+	})
+	k := contend(t, config(client, "a"))
+	close(k.hold)
+	<-k.began
+	broken.Store(true)
+	select {
+	case <-k.ended:
+	case <-time.After(5 * time.Second):
+		t.Fatal("the job goes on without the Lease")
+	}
+	broken.Store(false)
+	select {
+	case <-k.began:
+	case <-time.After(5 * time.Second):
+		t.Fatal("it doesn't contend again")
+	}
+	k.stop()
+	<-k.returned
+}
+
+func TestBadTiming(t *testing.T) {
+	c := config(fake.NewClientset(), "a")
+	c.Timing.Deadline = c.Timing.Duration
+	if err := Run(t.Context(), c, nil); err == nil {
+		t.Error("no error")
+	}
+}

@@ -1,0 +1,145 @@
+package nodes
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	coordinationlisters "k8s.io/client-go/listers/coordination/v1"
+	corev1listers "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/utils/clock"
+
+	"portico.dev/portico/internal/controllers/work"
+)
+
+// Deps is what Run needs.
+type Deps struct {
+	Client kubernetes.Interface
+	// Informers may be shared with other controllers of the same term; Run starts
+	// those it needs. nil: its own.
+	Informers informers.SharedInformerFactory
+	Recorder  record.EventRecorder // nil: the log alone says what happens
+	Log       *slog.Logger
+	Clock     clock.WithTicker // nil: the real one
+	// Ranges are the cluster's pod ranges, the primary family first. Nodes that
+	// have ranges keep them, whatever these are.
+	Ranges []netip.Prefix
+}
+
+// controller is one term of the controller. Its one worker owns signs.
+type controller struct {
+	Deps
+	queue  *work.Queue[string]
+	nodes  corev1listers.NodeLister
+	pods   corev1listers.PodLister
+	leases coordinationlisters.LeaseLister
+	signs  map[string]sign
+}
+
+// Run looks after nodes until ctx ends. An error means that it could not begin.
+func Run(ctx context.Context, d Deps) error {
+	if err := checkRanges(d.Ranges); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if d.Clock == nil {
+		d.Clock = clock.RealClock{}
+	}
+	if d.Informers == nil {
+		d.Informers = informers.NewSharedInformerFactory(d.Client, 0)
+		defer d.Informers.Shutdown() // after cancel: defers run in reverse
+		defer cancel()
+	}
+	nodes, pods, leases := d.Informers.Core().V1().Nodes(), d.Informers.Core().V1().Pods(), d.Informers.Coordination().V1().Leases()
+	c := newController(d, nodes.Lister(), pods.Lister(), leases.Lister())
+	var synced []cache.InformerSynced
+	for _, watch := range []struct {
+		informer cache.SharedIndexInformer
+		handler  cache.ResourceEventHandlerFuncs
+	}{
+		{nodes.Informer(), cache.ResourceEventHandlerFuncs{AddFunc: c.seen, UpdateFunc: func(_, obj any) { c.seen(obj) }, DeleteFunc: c.nodeGone}},
+		{leases.Informer(), cache.ResourceEventHandlerFuncs{AddFunc: c.leaseSeen, UpdateFunc: func(_, obj any) { c.leaseSeen(obj) }}},
+		{pods.Informer(), cache.ResourceEventHandlerFuncs{AddFunc: c.podSeen, UpdateFunc: func(_, obj any) { c.podSeen(obj) }}},
+	} {
+		handle, err := watch.informer.AddEventHandler(watch.handler)
+		if err != nil {
+			return fmt.Errorf("watch for nodes: %w", err)
+		}
+		defer watch.informer.RemoveEventHandler(handle) //nolint:errcheck // it is gone already, then
+		synced = append(synced, handle.HasSynced)
+	}
+	d.Informers.StartWithContext(ctx)
+	if !cache.WaitForCacheSync(ctx.Done(), synced...) {
+		return nil // ctx ended first
+	}
+	c.queue.Run(ctx, 1, c.sync) // one worker: ranges are cut one after the other
+	return nil
+}
+
+func newController(d Deps, nodes corev1listers.NodeLister, pods corev1listers.PodLister, leases coordinationlisters.LeaseLister) *controller {
+	return &controller{
+		Deps: d, queue: work.New[string]("nodes", d.Log, d.Clock),
+		nodes: nodes, pods: pods, leases: leases, signs: map[string]sign{},
+	}
+}
+
+func (c *controller) seen(obj any) {
+	if name, err := cache.DeletionHandlingObjectToName(obj); err == nil {
+		c.queue.Add(name.Name)
+	}
+}
+
+// nodeGone also wakes the others: they may wait for the pieces it had.
+func (c *controller) nodeGone(obj any) {
+	c.seen(obj)
+	nodes, _ := c.nodes.List(labels.Everything()) // listing a cache can't fail
+	for _, node := range nodes {
+		c.queue.Add(node.Name)
+	}
+}
+
+func (c *controller) leaseSeen(obj any) {
+	if name, err := cache.DeletionHandlingObjectToName(obj); err == nil && name.Namespace == corev1.NamespaceNodeLease {
+		c.queue.Add(name.Name)
+	}
+}
+
+// podSeen wakes the node of a pod that says to be ready: the node may be dead.
+func (c *controller) podSeen(obj any) {
+	pod, ok := obj.(*corev1.Pod)
+	if !ok || pod.Spec.NodeName == "" || !podReady(pod) {
+		return
+	}
+	if node, err := c.nodes.Get(pod.Spec.NodeName); err == nil && readyStatus(node) == corev1.ConditionUnknown {
+		c.queue.Add(node.Name)
+	}
+}
+
+// sync looks after one node.
+func (c *controller) sync(ctx context.Context, name string) error {
+	node, err := c.nodes.Get(name)
+	if err != nil {
+		delete(c.signs, name) // the node is gone
+		return nil
+	}
+	if len(node.Spec.PodCIDRs) == 0 && len(c.Ranges) > 0 && node.DeletionTimestamp == nil {
+		if err := c.assign(ctx, node); err != nil {
+			return err
+		}
+	}
+	return c.watchOver(ctx, node)
+}
+
+func (c *controller) event(node *corev1.Node, kind, reason, message string) {
+	if c.Recorder != nil {
+		c.Recorder.Event(node, kind, reason, message)
+	}
+}

@@ -1,0 +1,154 @@
+package records
+
+import (
+	"encoding/binary"
+	"net/netip"
+)
+
+// Table is the records of the whole zone and its reverse zones at one moment.
+// It never changes; any number of goroutines may read it.
+type Table struct {
+	names   trie
+	zone    Name
+	pods    Name
+	podMode PodMode
+	// anyNamespace: nobody told the namespaces, so pod names are answered in all.
+	anyNamespace bool
+	reverse      []netip.Prefix
+	ttl          uint32
+	soa          [3]soa // of the zone, of in-addr.arpa and of ip6.arpa
+}
+
+// Result is what a Table knows of a name.
+type Result struct {
+	// Ours: the name lies in the zone, or in the reverse zone of our ranges.
+	// Nobody else is to be asked for it.
+	Ours bool
+	// Node is what the name answers; nil when it doesn't exist or is a Pod.
+	Node *Node
+	// Pod is the address that a pod name spells; it exists without a Node.
+	Pod netip.Addr
+	// Exists: NODATA rather than NXDOMAIN for types that aren't there.
+	Exists bool
+
+	apex   uint8 // index of the SOA
+	apexAt uint8 // where the apex begins in the name
+}
+
+// IsZone reports whether the name is that of the zone itself, which holds the SOA.
+func (r Result) IsZone() bool { return r.Ours && r.apex == 0 && r.apexAt == 0 }
+
+// Find looks up a name in wire form and lower case, with its final empty label.
+func (t *Table) Find(name []byte) Result {
+	node := t.names.find(name)
+	if at := suffixAt(name, t.zone); at >= 0 {
+		r := Result{Ours: true, Node: node, Exists: node != nil, apexAt: uint8(at)}
+		if node == nil && t.podMode == PodsBySpelling {
+			t.findPod(name, &r)
+		}
+		return r
+	}
+	var r Result
+	if at := suffixAt(name, arpa4); at >= 0 {
+		r = Result{apex: 1, apexAt: uint8(at)}
+	} else if at := suffixAt(name, arpa6); at >= 0 {
+		r = Result{apex: 2, apexAt: uint8(at)}
+	} else {
+		return Result{}
+	}
+	r.Ours, r.Exists = t.inRanges(name)
+	if node != nil { // also outside of the ranges: endpoints may be anywhere
+		r.Ours, r.Exists, r.Node = true, true, node
+	}
+	return r
+}
+
+// findPod knows ADDRESS.NAMESPACE.pod.ZONE and the names above it.
+func (t *Table) findPod(name []byte, r *Result) {
+	at := suffixAt(name, t.pods)
+	if at <= 0 {
+		return
+	}
+	first := 1 + int(name[0])
+	above := name
+	if first < at {
+		above = name[first:]
+		if first+1+int(above[0]) != at {
+			return // deeper than a pod name
+		}
+	}
+	if !t.anyNamespace && t.names.find(above) == nil {
+		return
+	}
+	if first == at {
+		r.Exists = true // the namespace
+		return
+	}
+	if a, ok := undashed(name[1:first]); ok {
+		r.Pod, r.Exists = a, true
+	}
+}
+
+// inRanges says whether a reverse name lies in one of our ranges. A name that is
+// shorter than an address' exists: there could be names below it, and a resolver
+// that walks down label by label (RFC 9156) must not be turned away half-way.
+func (t *Table) inRanges(name []byte) (ours, exists bool) {
+	p, ok := reversePrefix(name)
+	if !ok {
+		return false, false
+	}
+	for _, r := range t.reverse {
+		if r.Addr().BitLen() == p.Addr().BitLen() && r.Bits() <= p.Bits() && r.Contains(p.Addr()) {
+			return true, !p.IsSingleIP()
+		}
+	}
+	return false, false
+}
+
+// AppendPod writes the record of a pod name; 0 when it has none of that type.
+func (t *Table) AppendPod(dst []byte, a netip.Addr, typ uint16) ([]byte, uint16) {
+	if addrType(a) != typ && typ != TypeANY {
+		return dst, 0
+	}
+	dst = binary.BigEndian.AppendUint16(dst, pointer|headerSize)
+	dst = binary.BigEndian.AppendUint16(dst, addrType(a))
+	dst = binary.BigEndian.AppendUint16(dst, classIN)
+	dst = binary.BigEndian.AppendUint32(dst, t.ttl)
+	if a.Is4() {
+		raw := a.As4()
+		return append(append(dst, 0, 4), raw[:]...), 1
+	}
+	raw := a.As16()
+	return append(append(dst, 0, 16), raw[:]...), 1
+}
+
+// AppendSOA writes the SOA of the zone a Result lies in: what goes with NODATA
+// and NXDOMAIN (RFC 2308 3). nameAt is where the Result's name stands in the
+// message.
+func (t *Table) AppendSOA(dst []byte, r Result, nameAt int) []byte {
+	s := t.soa[r.apex]
+	dst = binary.BigEndian.AppendUint16(dst, pointer|uint16(nameAt+int(r.apexAt)))
+	return append(dst, s...)
+}
+
+// TTL is that of every record, in seconds.
+func (t *Table) TTL() uint32 { return t.ttl }
+
+// soa is an SOA record without its owner.
+type soa []byte
+
+// newSOA writes the times that upstream's server uses; only the last, how long a
+// "no" may be remembered, matters to anybody here: nobody transfers the zone.
+func newSOA(server, mail Name, serial, ttl uint32) soa {
+	var b []byte
+	b = binary.BigEndian.AppendUint16(b, TypeSOA)
+	b = binary.BigEndian.AppendUint16(b, classIN)
+	b = binary.BigEndian.AppendUint32(b, ttl)
+	b = binary.BigEndian.AppendUint16(b, uint16(len(server)+len(mail)+5*4))
+	b = append(b, server...)
+	b = append(b, mail...)
+	for _, v := range []uint32{serial, 7200, 1800, 86400, ttl} {
+		b = binary.BigEndian.AppendUint32(b, v)
+	}
+	return b
+}

@@ -1,0 +1,334 @@
+package nftables
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/ti-mo/conntrack"
+	"golang.org/x/sys/unix"
+
+	"portico.dev/portico/internal/core/routing"
+	"portico.dev/portico/internal/dataplane"
+)
+
+// Config is what the rules must know of the node's network.
+type Config struct {
+	// ServiceRanges are the ranges that cluster IPs are taken from: packets to
+	// an address in them that no Service has are dropped.
+	ServiceRanges []netip.Prefix
+	// WorkloadRanges are the cluster's ranges of pods and guests: a source
+	// address in them tells a workload from a client outside.
+	WorkloadRanges []netip.Prefix
+	// HairpinSources are the node's addresses on portico0, one per family: the
+	// source that a backend sees when it reaches itself.
+	HairpinSources []netip.Addr
+	Logger         *slog.Logger
+}
+
+// Backend is the data plane on nf_tables. It implements dataplane.Backend.
+type Backend struct {
+	cfg      Config
+	log      *slog.Logger
+	conn     *conn
+	flows    *conntrack.Conn
+	watch    *watcher
+	families [2]*family
+	fixed    [2][]chainSpec
+	kernel   *kernel // nil: unknown, a Sync must read it
+	nodes    []netip.Addr
+}
+
+var _ dataplane.Backend = (*Backend)(nil)
+
+// errUnknown asks for a Sync.
+var errUnknown = errors.New("what the kernel holds is unknown until the next full sync")
+
+// New opens the sockets, in the network namespace of the calling thread, and
+// changes nothing.
+func New(cfg Config) (*Backend, error) {
+	b := &Backend{cfg: cfg, log: cfg.Logger, families: newFamilies()}
+	if b.log == nil {
+		b.log = slog.New(slog.DiscardHandler)
+	}
+	for i, f := range b.families {
+		var source netip.Addr
+		for _, a := range cfg.HairpinSources {
+			if index(a) == i {
+				source = a
+			}
+		}
+		b.fixed[i] = f.chains(source)
+	}
+	if err := b.open(); err != nil {
+		return nil, errors.Join(fmt.Errorf("nftables data plane: %w", err), b.Close())
+	}
+	return b, nil
+}
+
+func (b *Backend) open() (err error) {
+	if b.conn, err = openConn(); err != nil {
+		return err
+	}
+	if b.flows, err = conntrack.Dial(nil); err != nil {
+		return fmt.Errorf("open conntrack socket: %w", err)
+	}
+	b.watch, err = startWatcher(b.conn.port)
+	return err
+}
+
+// Close lets go of the sockets; the rules stay.
+func (b *Backend) Close() error {
+	var errs []error
+	if b.watch != nil {
+		errs = append(errs, b.watch.close())
+	}
+	if b.flows != nil {
+		errs = append(errs, b.flows.Close())
+	}
+	if b.conn != nil {
+		errs = append(errs, b.conn.close())
+	}
+	return errors.Join(errs...)
+}
+
+// Disturbed implements dataplane.Backend.
+func (b *Backend) Disturbed() <-chan struct{} { return b.watch.disturbed }
+
+// Sync implements dataplane.Backend: everything that differs is changed in one
+// transaction; what only a packet on its way may still need goes in a second.
+func (b *Backend) Sync(_ context.Context, state dataplane.State) error {
+	b.kernel = nil
+	b.nodes = slices.Clone(state.NodeAddresses)
+	d, err := b.difference(state)
+	if err != nil {
+		return err
+	}
+	for _, w := range d.words {
+		b.log.Debug("repairing", "what", w)
+	}
+	if err := b.carryOut(d.kernel, d.skeleton, d.pruning); err != nil {
+		return fmt.Errorf("sync nftables: %w", err)
+	}
+	b.kernel = d.kernel
+	if err := b.endFlows(b.staleAfterSync); err != nil {
+		b.kernel = nil
+		return err
+	}
+	return nil
+}
+
+// Verify implements dataplane.Backend.
+func (b *Backend) Verify(_ context.Context, state dataplane.State) ([]string, error) {
+	d, err := b.difference(state)
+	if err != nil {
+		return nil, err
+	}
+	words := append(d.words, d.kernel.now.words(b.families)...)
+	return append(words, d.kernel.later.words(b.families)...), nil
+}
+
+// difference is what leads from the kernel's state to the wanted one.
+type difference struct {
+	kernel            *kernel // with the planned changes of elements
+	skeleton, pruning []message
+	words             []string // about skeleton and pruning
+}
+
+func (b *Backend) difference(state dataplane.State) (*difference, error) {
+	r, err := b.conn.read(b.families)
+	if err != nil {
+		return nil, err
+	}
+	d := &difference{kernel: newKernel(b.families)}
+	for i, f := range b.families {
+		msgs, words := f.repair(&r[i], b.fixed[i])
+		d.skeleton, d.words = append(d.skeleton, msgs...), append(d.words, words...)
+	}
+	k := d.kernel
+	k.adopt(r)
+	gone := maps.Clone(k.held)
+	for _, f := range state.Frontends {
+		k.set(f)
+		delete(gone, f.Key)
+	}
+	for key := range gone {
+		k.remove(key)
+	}
+	k.setNodeAddresses(state.NodeAddresses)
+	k.settle()
+	b.planRanges(k, r)
+	for i := range b.families {
+		msgs, words := k.prune(i, &r[i], b.fixed[i])
+		d.pruning, d.words = append(d.pruning, msgs...), append(d.words, words...)
+	}
+	return d, nil
+}
+
+// planRanges plans the two interval sets, which change with the configuration
+// only: where one differs it is emptied and filled.
+func (b *Backend) planRanges(k *kernel, r *reading) {
+	for set, prefixes := range map[string][]netip.Prefix{serviceRangesSet: b.cfg.ServiceRanges, workloadRangesSet: b.cfg.WorkloadRanges} {
+		for i := range b.families {
+			have, want := r[i].elements[set], rangeElements(prefixes, i == 1)
+			// The kernel may show an end at the address zero, which stands
+			// for nothing.
+			have = slices.DeleteFunc(slices.Clone(have), func(e element) bool { return e.end && !slices.Contains(want, e) && allZero(e.key) })
+			if sameElements(have, want) {
+				continue
+			}
+			for _, e := range have {
+				k.now.del(i, set, e)
+			}
+			for _, e := range want {
+				k.now.add(i, set, e)
+			}
+		}
+	}
+}
+
+func allZero(s string) bool {
+	for i := range len(s) {
+		if s[i] != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+func sameElements(a, b []element) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for _, e := range a {
+		if !slices.Contains(b, e) {
+			return false
+		}
+	}
+	return true
+}
+
+// Apply implements dataplane.Backend.
+func (b *Backend) Apply(_ context.Context, change routing.Change) error {
+	k := b.kernel
+	if k == nil {
+		return errUnknown
+	}
+	b.kernel = nil
+	doubt := k.udpDoubt(change, b.cfg.ServiceRanges)
+	for _, key := range change.Removed {
+		k.remove(key)
+	}
+	for _, f := range change.Set {
+		k.set(f)
+	}
+	k.settle()
+	if err := b.carryOut(k, nil, nil); err != nil {
+		return fmt.Errorf("change nftables: %w", err)
+	}
+	b.kernel = k
+	if len(doubt) == 0 {
+		return nil
+	}
+	if err := b.endFlows(func(f *conntrack.Flow) bool { return b.staleAfterChange(f, doubt) }); err != nil {
+		b.kernel = nil
+		return err
+	}
+	return nil
+}
+
+// SetNodeAddresses implements dataplane.Backend.
+func (b *Backend) SetNodeAddresses(_ context.Context, addrs []netip.Addr) error {
+	k := b.kernel
+	if k == nil {
+		return errUnknown
+	}
+	b.kernel, b.nodes = nil, slices.Clone(addrs)
+	k.setNodeAddresses(addrs)
+	k.settle()
+	if err := b.carryOut(k, nil, nil); err != nil {
+		return fmt.Errorf("change node-port addresses: %w", err)
+	}
+	b.kernel = k
+	return nil
+}
+
+// carryOut commits what is planned in k, between skeleton and pruning.
+func (b *Backend) carryOut(k *kernel, skeleton, pruning []message) error {
+	now := skeleton
+	for i, f := range b.families {
+		for j := range k.newChains[i] {
+			now = append(now, f.chainMessages(&k.newChains[i][j])...)
+		}
+	}
+	count := k.now.count + k.later.count
+	now = k.now.messages(now, b.families)
+	later := append(k.later.messages(nil, b.families), pruning...)
+	k.changes = changes{}
+	if count < manyElements {
+		return b.commit(now, later)
+	}
+	return b.unheard(func() error { return b.commit(now, later) }, now, later)
+}
+
+// manyElements is from where a change is made without anybody of ours listening
+// to its notices (see watcher.listen): two system calls are cheaper then.
+const manyElements = 200
+
+func (b *Backend) commit(now, later []message) error {
+	if err := b.conn.commit(now); err != nil {
+		return err
+	}
+	return b.conn.commit(later)
+}
+
+// unheard runs f, which commits the given transactions, while the watcher
+// doesn't listen. Somebody else's change in that time is told by the generation
+// having grown by more than ours.
+func (b *Backend) unheard(f func() error, transactions ...[]message) (err error) {
+	before, err := b.conn.generation()
+	if err != nil {
+		return err
+	}
+	if err := b.watch.listen(false); err != nil {
+		return fmt.Errorf("stop listening to notices: %w", err)
+	}
+	err = f()
+	if e := b.watch.listen(true); e != nil {
+		return errors.Join(err, fmt.Errorf("listen to notices again: %w", e))
+	}
+	ours := uint32(0)
+	for _, t := range transactions {
+		if len(t) > 0 {
+			ours++
+		}
+	}
+	after, e := b.conn.generation()
+	if e == nil && err == nil && after != before+ours {
+		b.watch.disturb()
+	}
+	return errors.Join(err, e)
+}
+
+// Cleanup implements dataplane.Backend.
+func (b *Backend) Cleanup(context.Context) error {
+	b.kernel = nil
+	r, err := b.conn.read(b.families)
+	if err != nil {
+		return err
+	}
+	var msgs []message
+	for i, f := range b.families {
+		if r[i].exists {
+			msgs = append(msgs, f.tableMessage(unix.NFT_MSG_DELTABLE))
+		}
+	}
+	if err := b.conn.commit(msgs); err != nil {
+		return fmt.Errorf("remove our tables: %w", err)
+	}
+	return nil
+}

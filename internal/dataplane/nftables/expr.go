@@ -1,0 +1,208 @@
+package nftables
+
+import (
+	"encoding/binary"
+
+	"golang.org/x/sys/unix"
+)
+
+// Registers: four of 16 bytes, whose words have numbers of their own from 8 on
+// (NFT_REG32_00 is the first word of NFT_REG_1). The kernel shows a word that
+// begins a large register by the large one's number, so word does likewise.
+const verdictRegister = unix.NFT_REG_VERDICT
+
+func word(n int) uint32 {
+	if n%4 == 0 {
+		return uint32(unix.NFT_REG_1 + n/4)
+	}
+	return uint32(unix.NFT_REG32_00 + n)
+}
+
+// expr appends one expression to a rule.
+type expr func(*attrs)
+
+func expression(name string, fill func(*attrs)) expr {
+	return func(a *attrs) {
+		a.nest(unix.NFTA_LIST_ELEM, func(a *attrs) {
+			a.string(unix.NFTA_EXPR_NAME, name)
+			if fill != nil {
+				a.nest(unix.NFTA_EXPR_DATA, fill)
+			}
+		})
+	}
+}
+
+func payload(base, offset, length uint32, reg uint32) expr {
+	return expression("payload", func(a *attrs) {
+		a.u32(unix.NFTA_PAYLOAD_DREG, reg)
+		a.u32(unix.NFTA_PAYLOAD_BASE, base)
+		a.u32(unix.NFTA_PAYLOAD_OFFSET, offset)
+		a.u32(unix.NFTA_PAYLOAD_LEN, length)
+	})
+}
+
+// destinationPort loads bytes 2 and 3 of the transport header, where TCP, UDP
+// and SCTP all have it.
+func destinationPort(reg uint32) expr { return payload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2, reg) }
+
+func transportProtocol(reg uint32) expr { return loadMeta(unix.NFT_META_L4PROTO, reg) }
+
+func loadMeta(key, reg uint32) expr {
+	return expression("meta", func(a *attrs) {
+		a.u32(unix.NFTA_META_KEY, key)
+		a.u32(unix.NFTA_META_DREG, reg)
+	})
+}
+
+// keepCode puts the code at the first word into the packet's priority, the one
+// field that a later rule can read and that nobody looks at between the hook and
+// forgetCode: registers don't outlive their rule.
+func keepCode() expr { return setPriority() }
+
+func forgetCode() []expr { return []expr{load(word(0), make([]byte, 4)), setPriority()} }
+
+func loadCode() expr { return loadMeta(unix.NFT_META_PRIORITY, word(0)) }
+
+func setPriority() expr {
+	return expression("meta", func(a *attrs) {
+		a.u32(unix.NFTA_META_KEY, unix.NFT_META_PRIORITY)
+		a.u32(unix.NFTA_META_SREG, word(0))
+	})
+}
+
+func compare(op uint32, reg uint32, value []byte) expr {
+	return expression("cmp", func(a *attrs) {
+		a.u32(unix.NFTA_CMP_SREG, reg)
+		a.u32(unix.NFTA_CMP_OP, op)
+		a.nest(unix.NFTA_CMP_DATA, func(a *attrs) { a.bytes(unix.NFTA_DATA_VALUE, value) })
+	})
+}
+
+func isProtocol(proto byte) []expr {
+	return []expr{transportProtocol(word(0)), compare(unix.NFT_CMP_EQ, word(0), []byte{proto})}
+}
+
+// conntrack loads a key and leaves the rule unless one of bits is set in it.
+func conntrackHas(key, bits uint32) []expr {
+	mask := binary.NativeEndian.AppendUint32(nil, bits)
+	zero := make([]byte, 4)
+	return []expr{
+		expression("ct", func(a *attrs) {
+			a.u32(unix.NFTA_CT_KEY, key)
+			a.u32(unix.NFTA_CT_DREG, word(0))
+		}),
+		expression("bitwise", func(a *attrs) {
+			a.u32(unix.NFTA_BITWISE_SREG, word(0))
+			a.u32(unix.NFTA_BITWISE_DREG, word(0))
+			a.u32(unix.NFTA_BITWISE_LEN, 4)
+			a.nest(unix.NFTA_BITWISE_MASK, func(a *attrs) { a.bytes(unix.NFTA_DATA_VALUE, mask) })
+			a.nest(unix.NFTA_BITWISE_XOR, func(a *attrs) { a.bytes(unix.NFTA_DATA_VALUE, zero) })
+		}),
+		compare(unix.NFT_CMP_NEQ, word(0), zero),
+	}
+}
+
+// Bits of ct state (NF_CT_STATE_BIT) and ct status (linux/netfilter/nf_conntrack_common.h).
+const (
+	stateInvalid = 1
+	stateNew     = 8
+	statusDNAT   = 1 << 5
+)
+
+func newConnection() []expr  { return conntrackHas(unix.NFT_CT_STATE, stateNew) }
+func invalidPacket() []expr  { return conntrackHas(unix.NFT_CT_STATE, stateInvalid) }
+func wasTranslated() []expr  { return conntrackHas(unix.NFT_CT_STATUS, statusDNAT) }
+func drop() expr             { return verdictNow(verdictDrop, "") }
+func jump(chain string) expr { return verdictNow(verdictJump, chain) }
+func goTo(chain string) expr { return verdictNow(verdictGoto, chain) }
+
+// Verdict codes (linux/netfilter/nf_tables.h: enum nft_verdicts).
+const (
+	verdictDrop   = 0
+	verdictAccept = 1
+	verdictJump   = uint32(0xfffffffd) // -3
+	verdictGoto   = uint32(0xfffffffc) // -4
+)
+
+func verdictData(a *attrs, code uint32, chain string) {
+	a.nest(unix.NFTA_DATA_VERDICT, func(a *attrs) {
+		a.u32(unix.NFTA_VERDICT_CODE, code)
+		if chain != "" {
+			a.string(unix.NFTA_VERDICT_CHAIN, chain)
+		}
+	})
+}
+
+func verdictNow(code uint32, chain string) expr {
+	return expression("immediate", func(a *attrs) {
+		a.u32(unix.NFTA_IMMEDIATE_DREG, verdictRegister)
+		a.nest(unix.NFTA_IMMEDIATE_DATA, func(a *attrs) { verdictData(a, code, chain) })
+	})
+}
+
+func load(reg uint32, value []byte) expr {
+	return expression("immediate", func(a *attrs) {
+		a.u32(unix.NFTA_IMMEDIATE_DREG, reg)
+		a.nest(unix.NFTA_IMMEDIATE_DATA, func(a *attrs) { a.bytes(unix.NFTA_DATA_VALUE, value) })
+	})
+}
+
+// inSet and notInSet leave the rule unless the key at the first word is (not) in
+// a set; mapTo puts the element's data at the first word; verdictOf follows it.
+func inSet(set string) expr     { return lookup(set, 0, nil) }
+func notInSet(set string) expr  { return lookup(set, unix.NFT_LOOKUP_F_INV, nil) }
+func mapTo(set string) expr     { r := word(0); return lookup(set, 0, &r) }
+func verdictOf(set string) expr { r := uint32(verdictRegister); return lookup(set, 0, &r) }
+
+func lookup(set string, flags uint32, dreg *uint32) expr {
+	return expression("lookup", func(a *attrs) {
+		a.string(unix.NFTA_LOOKUP_SET, set)
+		a.u32(unix.NFTA_LOOKUP_SREG, word(0))
+		if dreg != nil {
+			a.u32(unix.NFTA_LOOKUP_DREG, *dreg)
+		}
+		a.u32(unix.NFTA_LOOKUP_FLAGS, flags)
+	})
+}
+
+func random(modulus int, reg uint32) expr {
+	return expression("numgen", func(a *attrs) {
+		a.u32(unix.NFTA_NG_DREG, reg)
+		a.u32(unix.NFTA_NG_MODULUS, uint32(modulus))
+		a.u32(unix.NFTA_NG_TYPE, unix.NFT_NG_RANDOM)
+		a.u32(unix.NFTA_NG_OFFSET, 0)
+	})
+}
+
+// toAddressAndPort is destination NAT to the address at the first word and the
+// port at word port.
+func toAddressAndPort(family uint8, port int) expr {
+	return expression("nat", func(a *attrs) {
+		a.u32(unix.NFTA_NAT_TYPE, unix.NFT_NAT_DNAT)
+		a.u32(unix.NFTA_NAT_FAMILY, uint32(family))
+		a.u32(unix.NFTA_NAT_REG_ADDR_MIN, word(0))
+		a.u32(unix.NFTA_NAT_REG_PROTO_MIN, word(port))
+	})
+}
+
+// fromAddress is source NAT to the address at the first word.
+func fromAddress(family uint8) expr {
+	return expression("nat", func(a *attrs) {
+		a.u32(unix.NFTA_NAT_TYPE, unix.NFT_NAT_SNAT)
+		a.u32(unix.NFTA_NAT_FAMILY, uint32(family))
+		a.u32(unix.NFTA_NAT_REG_ADDR_MIN, word(0))
+	})
+}
+
+func masquerade() expr { return expression("masq", nil) }
+
+func rejectReset() expr {
+	return expression("reject", func(a *attrs) { a.u32(unix.NFTA_REJECT_TYPE, unix.NFT_REJECT_TCP_RST) })
+}
+
+func rejectICMP(code byte) expr {
+	return expression("reject", func(a *attrs) {
+		a.u32(unix.NFTA_REJECT_TYPE, unix.NFT_REJECT_ICMP_UNREACH)
+		a.bytes(unix.NFTA_REJECT_ICMP_CODE, []byte{code})
+	})
+}

@@ -1,0 +1,383 @@
+package nftables
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+
+	"portico.dev/portico/internal/core/routing"
+)
+
+// kernel is what we know the kernel to hold, and the changes that are planned
+// on top of it. Planning changes both at once: after a failed commit the whole
+// value is worthless and must be read anew.
+type kernel struct {
+	families [2]*family
+	held     map[routing.Key]*held
+	chains   [2]map[target]bool // draw chains that exist
+	chosen   [2]map[target]bool // that the map choices leads to
+	near     [2]refs            // backends that may be on this node: hairpin
+	far      [2]refs            // backends on other nodes: masquerade
+	ips      [2]refs            // cluster IPs
+	nodes    [2]refs            // node-port addresses
+
+	changes
+}
+
+// held is what the kernel holds of one frontend.
+type held struct {
+	inside, outside target
+	refused         refusal
+	cluster, local  []netip.AddrPort  // by slot
+	frontend        *routing.Frontend // nil for what an earlier run left
+}
+
+func newKernel(families [2]*family) *kernel {
+	k := &kernel{families: families, held: map[routing.Key]*held{}}
+	for i := range families {
+		k.chains[i], k.chosen[i] = map[target]bool{}, map[target]bool{}
+		for _, r := range []*refs{&k.near[i], &k.far[i], &k.ips[i], &k.nodes[i]} {
+			*r = newRefs()
+		}
+	}
+	return k
+}
+
+func index(a netip.Addr) int {
+	if a.Is6() {
+		return 1
+	}
+	return 0
+}
+
+// set plans what makes the kernel serve f.
+func (k *kernel) set(f *routing.Frontend) {
+	h := k.held[f.Key]
+	if h == nil {
+		h = &held{}
+		k.held[f.Key] = h
+	}
+	k.count(f, +1)
+	if h.frontend != nil {
+		k.count(h.frontend, -1)
+	}
+	h.frontend = f
+
+	p := k.planFor(f.Key)
+	h.cluster = p.slots(p.clusterSet(), h.cluster, used(f, routing.ToCluster))
+	h.local = p.slots(p.localSet(), h.local, used(f, routing.ToLocal))
+	inside, outside, refused := targets(f)
+	p.lead(p.servicesMap(), &h.inside, inside)
+	p.lead(p.outsideMap(), &h.outside, outside)
+	p.refuse(&h.refused, refused)
+}
+
+// remove plans the end of a frontend.
+func (k *kernel) remove(key routing.Key) {
+	h := k.held[key]
+	if h == nil {
+		return
+	}
+	if h.frontend != nil {
+		k.count(h.frontend, -1)
+	}
+	p := k.planFor(key)
+	p.lead(p.servicesMap(), &h.inside, target{})
+	p.lead(p.outsideMap(), &h.outside, target{})
+	p.refuse(&h.refused, none)
+	p.slots(p.clusterSet(), h.cluster, nil)
+	p.slots(p.localSet(), h.local, nil)
+	delete(k.held, key)
+}
+
+// count adds to or takes from the address sets what one frontend contributes.
+func (k *kernel) count(f *routing.Frontend, by int) {
+	i := index(f.Addr)
+	if f.Kind == routing.ClusterIP {
+		k.ips[i].add(f.Addr, by)
+	}
+	for _, a := range []routing.Action{routing.ToCluster, routing.ToLocal} {
+		if used(f, a) == nil {
+			continue
+		}
+		for _, b := range f.Of(a) {
+			if b.Local || b.Node == "" {
+				k.near[i].add(b.Addr(), by)
+			}
+			if !b.Local {
+				k.far[i].add(b.Addr(), by)
+			}
+		}
+	}
+}
+
+// used gives the backends of one of f's sets if some verdict leads there.
+func used(f *routing.Frontend, a routing.Action) []routing.Backend {
+	for _, v := range f.Verdicts {
+		if v.Action == a {
+			return f.Of(a)
+		}
+	}
+	return nil
+}
+
+// refusal is what happens to packets of a frontend that no map translated.
+type refusal uint8
+
+const (
+	none refusal = iota
+	refuse
+	discard
+)
+
+// targets translates verdicts. One map serves packets of workloads and of the
+// node, whose verdicts always have the same action; a second map holds only what
+// is different for packets from outside. What both leave untranslated is refused,
+// for inside and outside alike, since at most one of them refuses in a way of
+// its own.
+func targets(f *routing.Frontend) (inside, outside target, refused refusal) {
+	if restricted(f) {
+		return target{}, target{}, discard
+	}
+	in, out := f.Verdicts[routing.Workload], f.Verdicts[routing.Outside]
+	inside = serving(f, in)
+	if o := serving(f, out); o != inside {
+		outside = o
+		if o.kind == nowhere {
+			outside = target{kind: leave}
+		}
+	}
+	for _, v := range []routing.Verdict{out, in} {
+		switch v.Action {
+		case routing.Reject:
+			refused = refuse
+		case routing.Drop:
+			refused = discard
+		}
+	}
+	return inside, outside, refused
+}
+
+// restricted reports whether only some clients may use f, which the rules can't
+// yet tell: until they can, nobody may, rather than everybody.
+func restricted(f *routing.Frontend) bool {
+	everybody := func(p netip.Prefix) bool { return p.Bits() == 0 && p.Addr().Is6() == f.Addr.Is6() }
+	return len(f.SourceRanges) > 0 && !slices.ContainsFunc(f.SourceRanges, everybody)
+}
+
+func serving(f *routing.Frontend, v routing.Verdict) (t target) {
+	switch v.Action {
+	case routing.ToCluster:
+		t = target{cluster, min(len(f.Cluster), maxCount)}
+	case routing.ToLocal:
+		t = target{local, min(len(f.Local), maxCount)}
+	}
+	if f.AnyNode() {
+		t = t.forNodePort()
+	}
+	return t
+}
+
+// plan is the planning for one frontend.
+type plan struct {
+	k        *kernel
+	i        int // of the family
+	key      []byte
+	nodePort bool
+}
+
+func (k *kernel) planFor(key routing.Key) plan {
+	return plan{k: k, i: index(key.Addr), key: frontendKey(key), nodePort: key.AnyNode()}
+}
+
+func (p plan) pick(service, nodePort string) string {
+	if p.nodePort {
+		return nodePort
+	}
+	return service
+}
+
+func (p plan) servicesMap() string { return p.pick(servicesMap, nodePortsMap) }
+func (p plan) outsideMap() string  { return p.pick(outsideServicesMap, outsideNodePortsMap) }
+func (p plan) refusedSet(r refusal) string {
+	if r == refuse {
+		return p.pick(refusedServicesSet, refusedNodePortsSet)
+	}
+	return p.pick(droppedServicesSet, droppedNodePortsSet)
+}
+func (p plan) clusterSet() string { return p.pick(clusterBackendsMap, nodeClusterBackendsMap) }
+func (p plan) localSet() string   { return p.pick(localBackendsMap, nodeLocalBackendsMap) }
+
+// lead plans the element of one map of frontends.
+func (p plan) lead(name string, have *target, want target) {
+	if *have == want {
+		return
+	}
+	if have.kind != nowhere {
+		p.k.now.del(p.i, name, element{key: string(p.key), data: have.code()})
+	}
+	if want.kind != nowhere {
+		p.k.needChain(p.i, want)
+		p.k.now.add(p.i, name, element{key: string(p.key), data: want.code()})
+	}
+	*have = want
+}
+
+// refuse plans the element of one of the sets of refused frontends.
+func (p plan) refuse(have *refusal, want refusal) {
+	if *have == want {
+		return
+	}
+	if *have != none {
+		p.k.now.del(p.i, p.refusedSet(*have), element{key: string(p.key)})
+	}
+	if want != none {
+		p.k.now.add(p.i, p.refusedSet(want), element{key: string(p.key)})
+	}
+	*have = want
+}
+
+// needChain plans the chain of a target, and the way to it, where they are not
+// there yet.
+func (k *kernel) needChain(i int, t target) {
+	if t.kind != leave && !k.chains[i][t] {
+		k.chains[i][t] = true
+		k.newChains[i] = append(k.newChains[i], k.families[i].drawChain(t))
+	}
+	if !k.chosen[i][t] {
+		k.chosen[i][t] = true
+		k.now.add(i, choicesMap, t.choice())
+	}
+}
+
+// slots plans the elements of one backend set and gives what its slots will
+// hold. A packet reads the number of backends and then a slot, each at its own
+// moment, so it may ask for any slot that either the old or the new number
+// allows. Therefore a slot that goes away is first refilled with a backend that
+// stays, in the transaction that lowers the number, and only the next one
+// deletes it.
+func (p plan) slots(name string, have []netip.AddrPort, want []routing.Backend) []netip.AddrPort {
+	next := assign(have, want)
+	for i, ap := range next {
+		if i < len(have) {
+			if have[i] == ap {
+				continue
+			}
+			p.k.now.del(p.i, name, p.slot(i, have[i]))
+		}
+		p.k.now.add(p.i, name, p.slot(i, ap))
+	}
+	for i := len(next); i < len(have); i++ {
+		last := have[i]
+		if len(next) > 0 && !slices.Contains(next, last) {
+			p.k.now.del(p.i, name, p.slot(i, last))
+			last = next[i%len(next)]
+			p.k.now.add(p.i, name, p.slot(i, last))
+		}
+		p.k.later.del(p.i, name, p.slot(i, last))
+	}
+	return next
+}
+
+func (p plan) slot(i int, ap netip.AddrPort) element {
+	return element{key: slotKey(p.key, i), data: backendData(ap)}
+}
+
+// assign gives each wanted backend a slot: the one it has where that remains,
+// so that few slots change.
+func assign(have []netip.AddrPort, want []routing.Backend) []netip.AddrPort {
+	if len(want) == 0 {
+		return nil
+	}
+	homeless := make(map[netip.AddrPort]bool, len(want))
+	for i := range want {
+		homeless[want[i].AddrPort] = true
+	}
+	next := make([]netip.AddrPort, len(want))
+	var free []int
+	for i := range next {
+		if i < len(have) && homeless[have[i]] {
+			next[i] = have[i]
+			delete(homeless, have[i])
+		} else {
+			free = append(free, i)
+		}
+	}
+	for i := range want { // in want's order, so that the result is always the same
+		if ap := want[i].AddrPort; homeless[ap] {
+			next[free[0]] = ap
+			free = free[1:]
+		}
+	}
+	return next
+}
+
+// refs is an address set of the kernel with the number of reasons for each
+// address.
+type refs struct {
+	want map[netip.Addr]int
+	have map[netip.Addr]bool
+	may  map[netip.Addr]bool // may differ
+}
+
+func newRefs() refs {
+	return refs{want: map[netip.Addr]int{}, have: map[netip.Addr]bool{}, may: map[netip.Addr]bool{}}
+}
+
+func (r *refs) add(a netip.Addr, by int) {
+	if r.want[a] += by; r.want[a] == 0 {
+		delete(r.want, a)
+	}
+	r.may[a] = true
+}
+
+// settle gives what to add to the kernel's set and what to delete from it.
+func (r *refs) settle() (add, del []netip.Addr) {
+	for a := range r.may {
+		switch want := r.want[a] > 0; {
+		case want && !r.have[a]:
+			r.have[a] = true
+			add = append(add, a)
+		case !want && r.have[a]:
+			delete(r.have, a)
+			del = append(del, a)
+		}
+	}
+	r.may = map[netip.Addr]bool{} // not clear(): that costs what the map once held
+	return add, del
+}
+
+// settle plans the address sets after the frontends.
+func (k *kernel) settle() {
+	for i := range k.families {
+		for name, r := range map[string]*refs{hairpinSet: &k.near[i], remoteBackendsSet: &k.far[i], clusterIPsSet: &k.ips[i], nodeAddressesSet: &k.nodes[i]} {
+			add, del := r.settle()
+			for _, a := range del {
+				k.now.del(i, name, addressElement(name, a))
+			}
+			for _, a := range add {
+				k.now.add(i, name, addressElement(name, a))
+			}
+		}
+	}
+}
+
+func addressElement(set string, a netip.Addr) element {
+	key := a.AsSlice()
+	if set == hairpinSet {
+		key = append(key, key...)
+	}
+	return element{key: string(key)}
+}
+
+// setNodeAddresses plans the node-port addresses.
+func (k *kernel) setNodeAddresses(addrs []netip.Addr) {
+	for i := range k.nodes {
+		for a := range maps.Clone(k.nodes[i].want) {
+			k.nodes[i].add(a, -1)
+		}
+	}
+	for _, a := range addrs {
+		k.nodes[index(a)].add(a, +1)
+	}
+}

@@ -1,0 +1,225 @@
+package nftables
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+
+	"portico.dev/portico/internal/core/routing"
+)
+
+// reading is what the kernel shows of our two tables.
+type reading [2]tableReading
+
+type tableReading struct {
+	exists   bool
+	sets     map[string][]byte // attributes by name
+	chains   map[string][]byte
+	rules    map[string][][]byte // by chain, in order
+	elements map[string][]element
+}
+
+// readTries bounds how often a dump that a change interrupted is started anew.
+const readTries = 20
+
+// read dumps our tables.
+func (c *conn) read(families [2]*family) (*reading, error) {
+	for try := 1; ; try++ {
+		var r reading
+		var err error
+		for i, f := range families {
+			if err = c.readTable(f, &r[i]); err != nil {
+				break
+			}
+		}
+		if err == nil {
+			return &r, nil
+		}
+		if !errors.Is(err, unix.EINTR) || try == readTries {
+			return nil, fmt.Errorf("read our tables from the kernel: %w", err)
+		}
+	}
+}
+
+func (c *conn) readTable(f *family, t *tableReading) error {
+	*t = tableReading{sets: map[string][]byte{}, chains: map[string][]byte{}, rules: map[string][][]byte{}, elements: map[string][]element{}}
+	err := c.dump(message{kind: unix.NFT_MSG_GETTABLE, family: f.nf, what: "list tables"}, func(b []byte) error {
+		t.exists = t.exists || cString(find(b, unix.NFTA_TABLE_NAME)) == tableName
+		return nil
+	})
+	if err != nil || !t.exists {
+		return err
+	}
+	named := func(kind, table, name uint16, into map[string][]byte) error {
+		m := message{kind: kind, family: f.nf, what: "list what is in table " + f.name}
+		m.body.string(table, tableName)
+		return c.dump(m, func(b []byte) error {
+			if cString(find(b, table)) == tableName {
+				into[cString(find(b, name))] = bytes.Clone(b)
+			}
+			return nil
+		})
+	}
+	if err := named(unix.NFT_MSG_GETSET, unix.NFTA_SET_TABLE, unix.NFTA_SET_NAME, t.sets); err != nil {
+		return err
+	}
+	if err := named(unix.NFT_MSG_GETCHAIN, unix.NFTA_CHAIN_TABLE, unix.NFTA_CHAIN_NAME, t.chains); err != nil {
+		return err
+	}
+	m := message{kind: unix.NFT_MSG_GETRULE, family: f.nf, what: "list rules of table " + f.name}
+	m.body.string(unix.NFTA_RULE_TABLE, tableName)
+	err = c.dump(m, func(b []byte) error {
+		if cString(find(b, unix.NFTA_RULE_TABLE)) == tableName {
+			chain := cString(find(b, unix.NFTA_RULE_CHAIN))
+			t.rules[chain] = append(t.rules[chain], bytes.Clone(b))
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for i := range f.sets {
+		if name := f.sets[i].name; t.sets[name] != nil {
+			if t.elements[name], err = c.readElements(f, name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (c *conn) readElements(f *family, set string) (out []element, err error) {
+	m := message{kind: unix.NFT_MSG_GETSETELEM, family: f.nf, what: fmt.Sprintf("list elements of set %s %s", f.name, set)}
+	m.body.string(unix.NFTA_SET_ELEM_LIST_TABLE, tableName)
+	m.body.string(unix.NFTA_SET_ELEM_LIST_SET, set)
+	err = c.dump(m, func(b []byte) error {
+		list, err := parseAttrs(find(b, unix.NFTA_SET_ELEM_LIST_ELEMENTS))
+		if err != nil {
+			return err
+		}
+		for _, a := range list {
+			e, err := parseElement(a.payload)
+			if err != nil {
+				return err
+			}
+			out = append(out, e)
+		}
+		return nil
+	})
+	return out, err
+}
+
+// adopt takes what the kernel shows as what it holds. Elements that make no
+// sense as ours are planned to go.
+func (k *kernel) adopt(r *reading) {
+	for i, f := range k.families {
+		t := &r[i]
+		for name := range t.chains {
+			if d, ok := drawTarget(name); ok {
+				k.chains[i][d] = true
+			}
+		}
+		k.adoptChoices(i, t)
+		for _, nodePort := range []bool{false, true} {
+			p := plan{k: k, i: i, nodePort: nodePort}
+			k.adoptTargets(i, t, p.servicesMap(), nodePort, func(h *held) *target { return &h.inside })
+			k.adoptTargets(i, t, p.outsideMap(), nodePort, func(h *held) *target { return &h.outside })
+			k.adoptRefusals(i, t, p.refusedSet(refuse), nodePort, refuse)
+			k.adoptRefusals(i, t, p.refusedSet(discard), nodePort, discard)
+			k.adoptSlots(i, t, p.clusterSet(), nodePort, func(h *held) *[]netip.AddrPort { return &h.cluster })
+			k.adoptSlots(i, t, p.localSet(), nodePort, func(h *held) *[]netip.AddrPort { return &h.local })
+		}
+		for name, refs := range map[string]*refs{hairpinSet: &k.near[i], remoteBackendsSet: &k.far[i], clusterIPsSet: &k.ips[i], nodeAddressesSet: &k.nodes[i]} {
+			for _, e := range t.elements[name] {
+				a, _ := netip.AddrFromSlice([]byte(e.key[:min(len(e.key), f.addrLen)]))
+				if e != addressElement(name, a) {
+					k.now.del(i, name, e)
+					continue
+				}
+				refs.have[a], refs.may[a] = true, true
+			}
+		}
+	}
+}
+
+func (k *kernel) heldFor(key routing.Key) *held {
+	h := k.held[key]
+	if h == nil {
+		h = &held{}
+		k.held[key] = h
+	}
+	return h
+}
+
+// adoptChoices takes the ways to chains that exist.
+func (k *kernel) adoptChoices(i int, t *tableReading) {
+	for _, e := range t.elements[choicesMap] {
+		d, ok := parseCode(e.key)
+		if !ok || e != d.choice() || d.kind != leave && !k.chains[i][d] {
+			k.now.del(i, choicesMap, e)
+			continue
+		}
+		k.chosen[i][d] = true
+	}
+}
+
+func (k *kernel) adoptTargets(i int, t *tableReading, set string, nodePort bool, field func(*held) *target) {
+	for _, e := range t.elements[set] {
+		key, ok := k.families[i].parseFrontendKey(e.key, nodePort)
+		d, known := parseCode(e.data)
+		if !ok || !known {
+			k.now.del(i, set, e)
+			continue
+		}
+		*field(k.heldFor(key)) = d
+	}
+}
+
+func (k *kernel) adoptRefusals(i int, t *tableReading, set string, nodePort bool, r refusal) {
+	for _, e := range t.elements[set] {
+		key, ok := k.families[i].parseFrontendKey(e.key, nodePort)
+		if !ok || k.heldFor(key).refused != none {
+			k.now.del(i, set, e)
+			continue
+		}
+		k.heldFor(key).refused = r
+	}
+}
+
+// adoptSlots takes slots 0 to n without a gap; what stands behind a gap was
+// never ours.
+func (k *kernel) adoptSlots(i int, t *tableReading, set string, nodePort bool, field func(*held) *[]netip.AddrPort) {
+	type slot struct {
+		element
+		backend netip.AddrPort
+	}
+	found := map[routing.Key]map[int]slot{}
+	for _, e := range t.elements[set] {
+		key, n, ap, ok := k.families[i].parseSlot(e.key, e.data, nodePort)
+		if !ok {
+			k.now.del(i, set, e)
+			continue
+		}
+		if found[key] == nil {
+			found[key] = map[int]slot{}
+		}
+		found[key][n] = slot{e, ap}
+	}
+	for key, slots := range found {
+		into := field(k.heldFor(key))
+		for n := 0; ; n++ {
+			s, ok := slots[n]
+			if !ok {
+				break
+			}
+			*into = append(*into, s.backend)
+			delete(slots, n)
+		}
+		for _, s := range slots {
+			k.now.del(i, set, s.element)
+		}
+	}
+}

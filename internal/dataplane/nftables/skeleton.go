@@ -1,0 +1,117 @@
+package nftables
+
+import (
+	"fmt"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// repair gives the messages that make the fixed part of a table (sets, chains,
+// rules) what it must be, and what was wrong in words. When a set of ours has
+// another shape the table is made anew in the same transaction, and what it held
+// is forgotten.
+func (f *family) repair(t *tableReading, fixed []chainSpec) (msgs []message, words []string) {
+	for i := range f.sets {
+		s := &f.sets[i]
+		shown, ok := t.sets[s.name]
+		if ok && (!covers(shown, s.definition()) || bigU32(find(shown, unix.NFTA_SET_FLAGS)) != s.flags) {
+			words = append(words, fmt.Sprintf("%s: set %s has another shape, the table is made anew", f.name, s.name))
+			msgs = append(msgs, f.tableMessage(unix.NFT_MSG_DELTABLE))
+			*t = tableReading{}
+			break
+		}
+	}
+	if !t.exists {
+		words = append(words, f.name+": no table")
+		msgs = append(msgs, f.tableMessage(unix.NFT_MSG_NEWTABLE))
+	}
+	for i := range f.sets {
+		if s := &f.sets[i]; t.sets[s.name] == nil {
+			words = append(words, fmt.Sprintf("%s: no set %s", f.name, s.name))
+			msgs = append(msgs, f.setMessage(s, i+1))
+		}
+	}
+	chains := slices.Clone(fixed)
+	for name := range t.chains {
+		if d, ok := drawTarget(name); ok {
+			chains = append(chains, f.drawChain(d))
+		}
+	}
+	for i := range chains {
+		m, w := f.repairChain(t, &chains[i])
+		msgs, words = append(msgs, m...), append(words, w...)
+	}
+	return msgs, words
+}
+
+func (f *family) repairChain(t *tableReading, c *chainSpec) ([]message, []string) {
+	shown, ok := t.chains[c.name]
+	hooked := find(shown, unix.NFTA_CHAIN_HOOK) != nil
+	switch {
+	case !ok:
+		return f.chainMessages(c), []string{fmt.Sprintf("%s: no chain %s", f.name, c.name)}
+	case hooked != (c.kind != "") || !covers(shown, c.definition()):
+		msgs := []message{f.flushMessage(c.name), f.deleteChainMessage(c.name)}
+		return append(msgs, f.chainMessages(c)...), []string{fmt.Sprintf("%s: chain %s has another hook", f.name, c.name)}
+	case !sameRules(t.rules[c.name], c.rules):
+		msgs := []message{f.flushMessage(c.name)}
+		return append(msgs, f.ruleMessages(c)...), []string{fmt.Sprintf("%s: chain %s has other rules", f.name, c.name)}
+	}
+	return nil, nil
+}
+
+func sameRules(shown [][]byte, want []ruleSpec) bool {
+	if len(shown) != len(want) {
+		return false
+	}
+	for i := range want {
+		if !covers(shown[i], want[i].definition()) {
+			return false
+		}
+		// covers allows more than was sent: more expressions are another rule.
+		exprs, err := parseAttrs(find(shown[i], unix.NFTA_RULE_EXPRESSIONS))
+		if err != nil || len(exprs) != len(want[i].exprs) {
+			return false
+		}
+	}
+	return true
+}
+
+// prune gives the messages that delete chains and sets which are nobody's: draw
+// chains without a frontend, and what is not ours in our table.
+func (k *kernel) prune(i int, t *tableReading, fixed []chainSpec) (msgs []message, words []string) {
+	f := k.families[i]
+	known := map[string]bool{}
+	for j := range fixed {
+		known[fixed[j].name] = true
+	}
+	for key, h := range k.held {
+		if index(key.Addr) == i {
+			known[h.inside.chain()] = true
+			known[h.outside.chain()] = true
+		}
+	}
+	var flush, del []message
+	for name := range t.chains {
+		if !known[name] {
+			words = append(words, fmt.Sprintf("%s: chain %s is unused", f.name, name))
+			flush, del = append(flush, f.flushMessage(name)), append(del, f.deleteChainMessage(name))
+			if d, ok := drawTarget(name); ok {
+				if k.chosen[i][d] {
+					k.later.del(i, choicesMap, d.choice())
+				}
+				delete(k.chains[i], d)
+				delete(k.chosen[i], d)
+			}
+		}
+	}
+	for name, shown := range t.sets {
+		const anonymous = unix.NFT_SET_ANONYMOUS // goes with the rule that uses it
+		if bigU32(find(shown, unix.NFTA_SET_FLAGS))&anonymous == 0 && !slices.ContainsFunc(f.sets, func(s setSpec) bool { return s.name == name }) {
+			words = append(words, fmt.Sprintf("%s: set %s is not ours", f.name, name))
+			del = append(del, f.deleteSetMessage(name))
+		}
+	}
+	return append(flush, del...), words
+}

@@ -1,0 +1,117 @@
+package nftables
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// watcher listens to the kernel's notices of rule changes (nfnetlink group
+// NFNLGRP_NFTABLES) and tells when somebody else changed our table.
+type watcher struct {
+	file      *os.File
+	raw       syscall.RawConn
+	disturbed chan struct{} // capacity 1
+	done      chan struct{}
+}
+
+// startWatcher listens in the network namespace of the calling thread. own is
+// the netlink port whose changes are our own: the kernel leaves them out by a
+// socket filter, or each full load would overflow the socket.
+func startWatcher(own uint32) (*watcher, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_NETFILTER)
+	if err != nil {
+		return nil, fmt.Errorf("open netlink socket for notices: %w", err)
+	}
+	w := &watcher{file: os.NewFile(uintptr(fd), "nftables notices"), disturbed: make(chan struct{}, 1), done: make(chan struct{})}
+	w.raw, err = w.file.SyscallConn()
+	if err == nil {
+		err = errors.Join(ignorePort(fd, own), unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}), w.listen(true))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("listen to notices of nftables: %w", errors.Join(err, w.file.Close()))
+	}
+	go w.run()
+	return w, nil
+}
+
+// ignorePort drops datagrams whose first message has the given port: BPF loads
+// in network order what nlmsghdr has in host order.
+func ignorePort(fd int, port uint32) error {
+	const portOffset, all = 12, 0xffffffff
+	own := binary.BigEndian.Uint32(binary.NativeEndian.AppendUint32(nil, port))
+	prog := []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: portOffset},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jf: 1, K: own},
+		{Code: unix.BPF_RET | unix.BPF_K, K: 0},
+		{Code: unix.BPF_RET | unix.BPF_K, K: all},
+	}
+	return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(prog)), Filter: unsafe.SliceData(prog)})
+}
+
+// listen joins or leaves the group. While anybody listens the kernel makes a
+// notice of every element, which costs it some 20 microseconds each.
+func (w *watcher) listen(on bool) error {
+	option := unix.NETLINK_DROP_MEMBERSHIP
+	if on {
+		option = unix.NETLINK_ADD_MEMBERSHIP
+	}
+	var err error
+	if e := w.raw.Control(func(fd uintptr) {
+		err = unix.SetsockoptInt(int(fd), unix.SOL_NETLINK, option, unix.NFNLGRP_NFTABLES)
+	}); e != nil {
+		return e
+	}
+	return err
+}
+
+// disturb says that somebody else may have changed our table.
+func (w *watcher) disturb() {
+	select {
+	case w.disturbed <- struct{}{}:
+	default:
+	}
+}
+
+func (w *watcher) run() {
+	defer close(w.done)
+	buf := make([]byte, 1<<16)
+	for {
+		n, err := w.file.Read(buf)
+		switch {
+		case errors.Is(err, unix.ENOBUFS): // notices were lost: anything may have happened
+		case err != nil:
+			return // closed
+		case !aboutUs(buf[:n]):
+			continue
+		}
+		w.disturb()
+	}
+}
+
+// aboutUs reports whether a datagram has a notice about our table. The first
+// attribute type of every kind of notice is the table's name, but for that of a
+// generation's end, which says nothing more.
+func aboutUs(b []byte) bool {
+	ours := false
+	err := eachMessage(b, func(h unix.NlMsghdr, body []byte) {
+		kind := h.Type & 0xff
+		if h.Type>>8 != unix.NFNL_SUBSYS_NFTABLES || kind == unix.NFT_MSG_NEWGEN || len(body) < 4 {
+			return
+		}
+		family := body[0]
+		ours = ours || (family == unix.NFPROTO_IPV4 || family == unix.NFPROTO_IPV6) && cString(find(body[4:], unix.NFTA_TABLE_NAME)) == tableName
+	})
+	return ours || err != nil
+}
+
+func (w *watcher) close() error {
+	err := w.file.Close()
+	<-w.done
+	return err
+}

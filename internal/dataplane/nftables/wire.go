@@ -1,0 +1,130 @@
+package nftables
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// attrs builds netlink attributes (linux/netlink.h): a header of length and
+// type in host order, the payload, padding to four bytes.
+type attrs []byte
+
+func (a *attrs) bytes(typ uint16, payload []byte) {
+	*a = binary.NativeEndian.AppendUint16(*a, uint16(4+len(payload)))
+	*a = binary.NativeEndian.AppendUint16(*a, typ)
+	*a = append(*a, payload...)
+	for len(*a)%4 != 0 {
+		*a = append(*a, 0)
+	}
+}
+
+// string is NUL-terminated, as nf_tables names are.
+func (a *attrs) string(typ uint16, s string) { a.bytes(typ, append([]byte(s), 0)) }
+
+// u32 is big-endian, as all numbers of nf_tables attributes are.
+func (a *attrs) u32(typ uint16, v uint32) { a.bytes(typ, binary.BigEndian.AppendUint32(nil, v)) }
+
+func (a *attrs) nest(typ uint16, fill func(*attrs)) {
+	start := len(*a)
+	*a = append(*a, 0, 0, 0, 0)
+	fill(a)
+	binary.NativeEndian.PutUint16((*a)[start:], uint16(len(*a)-start))
+	binary.NativeEndian.PutUint16((*a)[start+2:], typ|unix.NLA_F_NESTED)
+}
+
+// attr is one parsed attribute.
+type attr struct {
+	typ     uint16
+	nested  bool
+	payload []byte
+}
+
+// parseAttrs splits a buffer into attributes.
+func parseAttrs(b []byte) ([]attr, error) {
+	var out []attr
+	for len(b) >= 4 {
+		n, typ := int(binary.NativeEndian.Uint16(b)), binary.NativeEndian.Uint16(b[2:])
+		if n < 4 || n > len(b) {
+			return nil, fmt.Errorf("netlink attribute %d of %d bytes in %d", typ, n, len(b))
+		}
+		out = append(out, attr{typ: typ &^ (unix.NLA_F_NESTED | unix.NLA_F_NET_BYTEORDER), nested: typ&unix.NLA_F_NESTED != 0, payload: b[4:n]})
+		b = b[min((n+3)&^3, len(b)):]
+	}
+	return out, nil
+}
+
+// find gives the payload of the first attribute of a type along a path of nested
+// attributes, nil when there is none.
+func find(b []byte, path ...uint16) []byte {
+	for _, typ := range path {
+		as, err := parseAttrs(b)
+		if err != nil {
+			return nil
+		}
+		b = nil
+		for _, a := range as {
+			if a.typ == typ {
+				b = a.payload
+				break
+			}
+		}
+		if b == nil {
+			return nil
+		}
+	}
+	return b
+}
+
+func cString(b []byte) string { return string(bytes.TrimRight(b, "\x00")) }
+
+func bigU32(b []byte) uint32 {
+	if len(b) < 4 {
+		return 0
+	}
+	return binary.BigEndian.Uint32(b)
+}
+
+// covers reports whether every attribute that we sent is in what the kernel
+// shows, with the same payload; the kernel may show more (defaults, handles).
+// The nth of a type is compared with the nth.
+func covers(shown, sent []byte) bool {
+	ours, err := parseAttrs(sent)
+	if err != nil {
+		return false
+	}
+	theirs, err := parseAttrs(shown)
+	if err != nil {
+		return false
+	}
+	used := map[uint16]int{}
+	for _, o := range ours {
+		t := nth(theirs, o.typ, used[o.typ])
+		used[o.typ]++
+		switch {
+		case t == nil:
+			return false
+		case o.nested:
+			if !covers(t.payload, o.payload) {
+				return false
+			}
+		case !bytes.Equal(t.payload, o.payload):
+			return false
+		}
+	}
+	return true
+}
+
+func nth(as []attr, typ uint16, n int) *attr {
+	for i := range as {
+		if as[i].typ == typ {
+			if n == 0 {
+				return &as[i]
+			}
+			n--
+		}
+	}
+	return nil
+}

@@ -1,0 +1,47 @@
+package nftables
+
+import "testing"
+
+func TestCovers(t *testing.T) {
+	sent := func(modulus int) attrs {
+		var a attrs
+		random(modulus, word(1))(&a)
+		one(inSet("x"))[0](&a)
+		return a
+	}
+	var more attrs
+	more = append(more, sent(3)...)
+	more.u32(99, 1)
+	if !covers(sent(3), sent(3)) || !covers(more, sent(3)) {
+		t.Error("what was sent isn't found")
+	}
+	if covers(sent(4), sent(3)) || covers(nil, sent(3)) {
+		t.Error("another rule passes for ours")
+	}
+}
+
+// The kernel is trusted, but a parser must not crash on any bytes.
+func FuzzParse(f *testing.F) {
+	var a attrs
+	newFamilies()[0].set(clusterBackendsMap).appendElement(&a, element{key: "0123456789abcdef", data: "01234567"})
+	f.Add([]byte(a))
+	f.Add(appendMessage(nil, 1, 2, 3, 4, 5, a))
+	f.Fuzz(func(_ *testing.T, b []byte) {
+		covers(b, b)
+		aboutUs(b)
+		for _, fam := range newFamilies() {
+			as, _ := parseAttrs(b)
+			for _, at := range as {
+				e, err := parseElement(at.payload)
+				for i := range fam.sets {
+					if err == nil {
+						fam.describe(&fam.sets[i], e)
+						fam.parseSlot(e.key, e.data, false)
+						fam.parseFrontendKey(e.key, true)
+						parseCode(e.data)
+					}
+				}
+			}
+		}
+	})
+}

@@ -1,0 +1,159 @@
+package dns
+
+import (
+	"cmp"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"portico.dev/portico/internal/agent"
+	"portico.dev/portico/internal/core/catalog"
+	"portico.dev/portico/internal/core/records"
+	"portico.dev/portico/internal/dns/forward"
+)
+
+// Config says what the server answers and to whom.
+type Config struct {
+	Zone    string         // the cluster domain: "cluster.local"
+	TTL     time.Duration  // of the zone's records; 0: records.DefaultTTL
+	Reverse []netip.Prefix // the ranges of Services, pods and guests
+	Pods    records.PodMode
+
+	// AllowFrom are the clients' addresses: the pods' and guests' ranges and the
+	// node's own. Loopback is always allowed, everybody else is refused.
+	AllowFrom []netip.Prefix
+
+	// Upstreams answer for all other names; when there are none, the servers of
+	// the file ResolvConf do, and without that nobody does.
+	Upstreams  []netip.AddrPort
+	ResolvConf string
+
+	Logger *slog.Logger
+	Now    func() time.Time // nil: time.Now
+}
+
+// Server is the node's DNS server. It answers SERVFAIL for the cluster's names
+// until the first Replace.
+type Server struct {
+	cfg     Config
+	forward *forward.Forwarder
+	workers *limiter // queries on their way to upstream
+	conns   *limiter // TCP connections
+
+	state atomic.Pointer[state]
+
+	mu     sync.Mutex // guards the following
+	zone   *records.Zone
+	serial uint32
+	synced bool
+	own    []netip.AddrPort // where Serve listens
+	vips   []netip.Addr     // cluster IPs that lead to servers like this one
+}
+
+// state is what queries are answered from, swapped as a whole.
+type state struct {
+	table  *records.Table
+	synced bool
+}
+
+var _ agent.Consumer = (*Server)(nil)
+
+// New makes a server that knows no Services yet.
+func New(cfg Config) (*Server, error) {
+	cfg.Logger = cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	zone, err := records.NewZone(records.Config{Domain: cfg.Zone, TTL: cfg.TTL, Reverse: cfg.Reverse, Pods: cfg.Pods})
+	if err != nil {
+		return nil, fmt.Errorf("DNS: %w", err)
+	}
+	cfg.AllowFrom = append(slices.Clone(cfg.AllowFrom), netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128"))
+	s := &Server{
+		cfg:     cfg,
+		zone:    zone,
+		workers: newLimiter(maxWorkers, maxWorkersPerClient),
+		conns:   newLimiter(maxConns, maxConnsPerClient),
+	}
+	s.forward = forward.New(forward.Config{
+		Servers: cfg.Upstreams, ResolvConf: cfg.ResolvConf, Own: s.isOwn, Now: cfg.Now, Logger: cfg.Logger,
+	})
+	s.publish()
+	return s, nil
+}
+
+// Ready reports whether the cluster's names are answered.
+func (s *Server) Ready() bool { return s.state.Load().synced }
+
+// Replace takes all Services (agent.Consumer). The node doesn't matter to DNS.
+func (s *Server) Replace(_ *catalog.Node, views []agent.View) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.vips = nil
+	s.zone.Replace(s.changes(views))
+	s.synced = true
+	s.publish()
+}
+
+// Update takes the Services that changed (agent.Consumer). When it returns,
+// queries get the new answers.
+func (s *Server) Update(views []agent.View) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.zone.Update(s.changes(views))
+	s.publish()
+}
+
+// Namespaces tells which namespaces exist, for answers to NS.svc.ZONE and to pod
+// names. Without it the namespaces of Services exist, and pod names are answered
+// in any.
+func (s *Server) Namespaces(names []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.zone.Namespaces(names)
+	s.publish()
+}
+
+// changes is called with mu held.
+func (s *Server) changes(views []agent.View) []records.Change {
+	out := make([]records.Change, len(views))
+	for i, v := range views {
+		out[i] = records.Change{Name: v.Name, Service: v.Service, Slices: v.Slices}
+		if records.IsNameServer(v.Name) {
+			s.vips = nil
+			if v.Service != nil {
+				s.vips = v.Service.ClusterIPs
+			}
+		}
+	}
+	return out
+}
+
+// publish lets queries see the zone as it is. It is called with mu held, or
+// before anybody else has s. The serial is the time, unless changes come faster
+// than seconds (RFC 1912 2.2).
+func (s *Server) publish() {
+	s.serial = max(s.serial+1, uint32(s.cfg.Now().Unix()))
+	s.state.Store(&state{table: s.zone.Table(s.serial), synced: s.synced})
+}
+
+// isOwn reports addresses that lead back to this server.
+func (s *Server) isOwn(a netip.AddrPort) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Contains(s.own, a) || slices.Contains(s.vips, a.Addr())
+}
+
+func (s *Server) allowed(client netip.Addr) bool {
+	client = client.WithZone("") // no prefix contains an address with a zone
+	for _, p := range s.cfg.AllowFrom {
+		if p.Contains(client) {
+			return true
+		}
+	}
+	return false
+}

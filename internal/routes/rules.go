@@ -1,0 +1,61 @@
+package routes
+
+import (
+	"net/netip"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+
+	"portico.dev/portico/internal/routes/ruleset"
+)
+
+// table makes our nftables table: the way out, and a guard.
+//
+//   - What pods and guests (and this node, by its address in the pods' range) send
+//     to the world gets the address of the link by which it leaves; what stays
+//     inside the cluster's ranges keeps its source.
+//   - Links that forward only because of us are no thoroughfare: what neither
+//     comes from nor goes to the cluster, and was sent to no Service, would have
+//     been dropped without us and is dropped.
+func (n *Network) table() ruleset.Table {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.guarded = n.openedLocked()
+	return plan(n.cfg, n.guarded)
+}
+
+func plan(c Config, g guarded) ruleset.Table {
+	var inside, out []ruleset.Rule
+	for _, r := range c.ranges() {
+		inside = append(inside, ruleset.Rule{ruleset.Destination(r.prefix), ruleset.Return()})
+	}
+	for _, list := range [][]netip.Prefix{c.Cluster, c.Guests} {
+		for _, p := range list {
+			// What stays on the host needs no other address, and lo has none to give.
+			out = append(out, ruleset.Rule{ruleset.OutNot("lo"), ruleset.Source(p), ruleset.Jump("way-out")})
+		}
+	}
+	transit := append([]ruleset.Rule{
+		{ruleset.StateNot(expr.CtStateBitNEW | expr.CtStateBitINVALID), ruleset.Return()},
+	}, inside...)
+	transit = append(transit, ruleset.Rule{ruleset.OutNotPrefix(LinkPrefix), ruleset.NotDNAT(), ruleset.Drop()})
+	var forward []ruleset.Rule
+	for _, l := range g.ipv4 {
+		forward = append(forward, ruleset.Rule{ruleset.In(l), ruleset.Family(false), ruleset.Jump("transit")})
+	}
+	for _, l := range g.ipv6 {
+		forward = append(forward, ruleset.Rule{ruleset.In(l), ruleset.Family(true), ruleset.Jump("transit")})
+	}
+	return ruleset.Table{Name: Table, Chains: []ruleset.Chain{
+		{Name: "way-out", Rules: append(inside[:len(inside):len(inside)], ruleset.Rule{ruleset.Masquerade()})},
+		{Name: "transit", Rules: transit},
+		{
+			Name: "postrouting", Type: nftables.ChainTypeNAT, Hook: nftables.ChainHookPostrouting,
+			Priority: nftables.ChainPriorityNATSource, Rules: out,
+		},
+		{
+			Name: "forward", Type: nftables.ChainTypeFilter, Hook: nftables.ChainHookForward,
+			Priority: nftables.ChainPriorityFilter, Rules: forward,
+		},
+	}}
+}

@@ -1,0 +1,650 @@
+package link
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/insomniacslk/dhcp/dhcpv4/nclient4"
+	"github.com/insomniacslk/dhcp/dhcpv6/nclient6"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"portico.dev/portico/internal/routes"
+	"portico.dev/portico/internal/routes/nstest"
+	"portico.dev/portico/internal/routes/sysctl"
+)
+
+func TestMain(m *testing.M) { nstest.Main(m) }
+
+const patience = 3 * time.Second
+
+// node makes the node's network and a manager on it; both go, with proof that
+// nothing stays, at the end of the test.
+func node(t *testing.T) *Manager {
+	t.Helper()
+	nstest.Need(t)
+	prefix := func(s ...string) (out []netip.Prefix) {
+		for _, p := range s {
+			out = append(out, netip.MustParsePrefix(p))
+		}
+		return out
+	}
+	log := slog.New(slog.NewTextHandler(t.Output(), nil))
+	state := t.TempDir()
+	n, err := routes.Setup(t.Context(), routes.Config{
+		Services: prefix("10.96.0.0/12", "fd00:10:96::/112"),
+		Cluster:  prefix("10.244.0.0/16", "fd00:10:244::/56"),
+		Guests:   prefix("10.245.0.0/16", "fd00:10:245::/64"),
+		PodCIDRs: prefix("10.244.3.0/24", "fd00:10:244:3::/64"),
+		StateDir: state, Log: log,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := Open(Config{Source4: n.Own(false), Source6: n.Own(true), MTU: 1450, Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		m.Close()
+		if err := n.Close(); err != nil {
+			t.Error(err)
+		}
+		if _, err := routes.Teardown(state); err != nil {
+			t.Error(err)
+		}
+	})
+	return m
+}
+
+func numbered(n int) Guest {
+	g := testGuest
+	g.ID = fmt.Sprintf("8d0b6c0e-2f7e-4a52-9a3c-0f6d9b9b8a%02d", n)
+	g.MAC = net.HardwareAddr{0x02, 0x70, 0x6f, 0, 0, byte(n)}
+	g.Addrs = []netip.Addr{
+		netip.AddrFrom4([4]byte{10, 245, 0, byte(n)}),
+		netip.MustParseAddr(fmt.Sprintf("fd00:10:245::%d", n)),
+	}
+	return g
+}
+
+// machine is a guest: another namespace whose tap g<n> is wired to the tap that
+// Attach opened, frame by frame with their virtio-net headers, as QEMU does it.
+type machine struct {
+	*nstest.Host
+	guest Guest
+	nic   string
+	tap   *os.File // what QEMU would hold
+	off   func()
+}
+
+func boot(t *testing.T, m *Manager, g Guest) *machine {
+	t.Helper()
+	tap, err := m.Attach(t.Context(), g)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Go caches interface names over namespaces: each guest's has its own.
+	vm := &machine{Host: nstest.New(t), guest: g, nic: fmt.Sprintf("g%d", g.MAC[5]), tap: tap}
+	var nic *os.File
+	vm.Do(t, func() error {
+		if nic, err = openTap(vm.nic); err != nil {
+			return err
+		}
+		l, err := netlink.LinkByName(vm.nic)
+		if err != nil {
+			return err
+		}
+		if err := netlink.LinkSetHardwareAddr(l, g.MAC); err != nil {
+			return err
+		}
+		if err := sysctl.Set("net/ipv6/conf/"+vm.nic+"/accept_dad", "0"); err != nil {
+			return err
+		}
+		return netlink.LinkSetUp(l)
+	})
+	done := make(chan struct{}, 2)
+	copyFrames := func(to, from *os.File) {
+		defer func() { done <- struct{}{} }()
+		b := make([]byte, 65536)
+		for {
+			n, err := from.Read(b)
+			if err != nil {
+				return
+			}
+			// EIO: the other side's link is down.
+			if _, err := to.Write(b[:n]); err != nil && !errors.Is(err, unix.EIO) && !errors.Is(err, unix.EINVAL) {
+				return
+			}
+		}
+	}
+	go copyFrames(nic, tap)
+	go copyFrames(tap, nic)
+	stopped := false
+	vm.off = func() {
+		if !stopped {
+			stopped = true
+			_, _ = tap.Close(), nic.Close()
+			<-done
+			<-done
+		}
+	}
+	t.Cleanup(vm.off)
+	return vm
+}
+
+// configure gets the addresses as a guest does: the kernel takes the router's
+// advertisement, DHCP clients do the rest.
+func (vm *machine) configure(t *testing.T) {
+	t.Helper()
+	nstest.Eventually(t, patience, "a link-local address", func() bool {
+		return strings.Contains(vm.run(t, "ip", "-6", "addr", "show", "dev", vm.nic, "scope", "link", "-tentative"), "fe80::")
+	})
+	vm.Do(t, func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		c4, err := nclient4.New(vm.nic, nclient4.WithTimeout(500*time.Millisecond))
+		if err != nil {
+			return err
+		}
+		defer func() { _ = c4.Close() }()
+		lease, err := c4.Request(ctx)
+		if err != nil {
+			return fmt.Errorf("DHCPv4: %w", err)
+		}
+		if got := lease.ACK.YourIPAddr.String(); got != vm.guest.Addrs[0].String() {
+			return fmt.Errorf("DHCPv4 gave %s", got)
+		}
+		c6, err := nclient6.New(vm.nic, nclient6.WithTimeout(500*time.Millisecond))
+		if err != nil {
+			return err
+		}
+		defer func() { _ = c6.Close() }()
+		adv, err := c6.Solicit(ctx)
+		if err != nil {
+			return fmt.Errorf("DHCPv6 solicit: %w", err)
+		}
+		reply, err := c6.Request(ctx, adv)
+		if err != nil {
+			return fmt.Errorf("DHCPv6 request: %w", err)
+		}
+		a6 := reply.Options.OneIANA().Options.OneAddress()
+		if a6 == nil || a6.IPv6Addr.String() != vm.guest.Addrs[1].String() {
+			return fmt.Errorf("DHCPv6 gave %s", reply.Summary())
+		}
+		if err := nstest.Up(vm.nic, lease.ACK.YourIPAddr.String()+"/32", a6.IPv6Addr.String()+"/128"); err != nil {
+			return err
+		}
+		return nstest.Route("0.0.0.0/0", lease.ACK.Router()[0].String(), vm.nic)
+	})
+	nstest.Eventually(t, 5*time.Second, "a default route by router advertisement", func() bool {
+		return strings.Contains(vm.run(t, "ip", "-6", "route", "show", "default"), "via fe80::1")
+	})
+}
+
+func (vm *machine) run(t *testing.T, name string, args ...string) string {
+	t.Helper()
+	var out []byte
+	vm.Do(t, func() error {
+		var err error
+		out, err = exec.Command(name, args...).CombinedOutput()
+		if err != nil {
+			err = fmt.Errorf("%s %v: %w: %s", name, args, err, out)
+		}
+		return err
+	})
+	return string(out)
+}
+
+func (vm *machine) ask(t *testing.T, addr string, patience time.Duration) (answer string, err error) {
+	t.Helper()
+	vm.Do(t, func() error {
+		answer, err = nstest.Ask(addr, 8080, patience)
+		return nil
+	})
+	return answer, err
+}
+
+func listenOnNode(t *testing.T) {
+	t.Helper()
+	l, err := net.Listen("tcp", ":8080")
+	if err != nil {
+		t.Fatal(err)
+	}
+	nstest.ServeWhoAmI(t, l)
+}
+
+// reaches fails unless the guest reaches each address and is seen as itself.
+func (vm *machine) reaches(t *testing.T, addrs ...string) {
+	t.Helper()
+	for _, to := range addrs {
+		want := vm.guest.Addrs[0].String()
+		if strings.Contains(to, ":") {
+			want = vm.guest.Addrs[1].String()
+		}
+		if got, err := vm.ask(t, to, 2*time.Second); err != nil || got != want {
+			t.Errorf("%s to %s: seen as %q, %v; want %s", vm.guest.Addrs[0], to, got, err, want)
+		}
+	}
+}
+
+var nodeAddrs = []string{"10.244.3.1", "fd00:10:244:3::1", "169.254.1.1"}
+
+// VM-04, NET-01: a guest gets its addresses and reaches the node and other guests,
+// by both families; a guest that goes leaves nothing.
+func TestGuest(t *testing.T) {
+	m := node(t)
+	listenOnNode(t)
+	before := kernel(t)
+	a, b := boot(t, m, numbered(11)), boot(t, m, numbered(12))
+	a.configure(t)
+	b.configure(t)
+	b.WhoAmI(t, 8080)
+	a.reaches(t, append(nodeAddrs, "10.245.0.12", "fd00:10:245::12")...)
+	// The other way: the node's source is its own address of the pods' range.
+	for i, to := range []string{"10.245.0.12", "fd00:10:245::12"} {
+		if got, err := nstest.Ask(to, 8080, 2*time.Second); err != nil || got != nodeAddrs[i] {
+			t.Errorf("the node to %s: seen as %q, %v", to, got, err)
+		}
+	}
+	if mtu := a.run(t, "ip", "-6", "route", "show", "default"); !strings.Contains(mtu, "mtu 1450") && !strings.Contains(a.run(t, "cat", "/proc/sys/net/ipv6/conf/"+a.nic+"/mtu"), "1450") {
+		t.Errorf("the MTU didn't arrive: %s", mtu)
+	}
+	// Neighbour discovery says "router", or the guest would drop its default route.
+	a.run(t, "ip", "-6", "neigh", "flush", "dev", a.nic)
+	a.reaches(t, nodeAddrs[1])
+	if n := a.run(t, "ip", "-6", "neigh", "show", "dev", a.nic); !strings.Contains(n, "fe80::1 lladdr "+GatewayMAC.String()+" router") {
+		t.Errorf("the gateway is no router: %s", n)
+	}
+	if ids, err := m.List(); err != nil || len(ids) != 2 || ids[0] != a.guest.ID || ids[1] != b.guest.ID {
+		t.Errorf("listed %v, %v", ids, err)
+	}
+	if _, err := m.Attach(t.Context(), a.guest); !errors.Is(err, ErrInUse) {
+		t.Errorf("a second Attach of a running guest: %v", err)
+	}
+	a.reaches(t, nodeAddrs[0]) // and that did no harm
+	for _, vm := range []*machine{a, b} {
+		vm.off()
+		for range 2 { // twice is no error
+			if err := m.Detach(t.Context(), vm.guest.ID); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if after := kernel(t); after != before {
+		t.Errorf("the kernel has other things than before: %s", differs(before, after))
+	}
+}
+
+// kernel describes links, addresses, routes, neighbours and rules.
+func kernel(t *testing.T) string {
+	t.Helper()
+	var all strings.Builder
+	for _, args := range [][]string{{"link"}, {"addr"}, {"route", "show", "table", "all"}, {"-6", "route", "show", "table", "all"}, {"neigh", "show", "nud", "permanent"}} {
+		out, err := exec.Command("ip", args...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("ip %v: %v: %s", args, err, out)
+		}
+		all.Write(out)
+	}
+	// Whether somebody holds a tap shows late (the kernel tells of a lost carrier
+	// at most once a second), and isn't of interest.
+	return regexp.MustCompile(` linkdown|<[A-Z_,-]*>| state [A-Z]+| qdisc [a-z_]+`).ReplaceAllString(all.String(), "")
+}
+
+// differs lists the lines that only one of the two has.
+func differs(a, b string) string {
+	var out strings.Builder
+	for _, x := range []struct{ sign, of, in string }{{"-", a, b}, {"+", b, a}} {
+		for line := range strings.Lines(x.of) {
+			if !strings.Contains(x.in, line) {
+				out.WriteString("\n" + x.sign + strings.TrimRight(line, "\n"))
+			}
+		}
+	}
+	return out.String()
+}
+
+// VM-04: a guest can't use another's address, the gateway's or the node's, however
+// loose the host's own rp_filter is; nor be its router.
+func TestSpoofing(t *testing.T) {
+	m := node(t)
+	listenOnNode(t)
+	if err := sysctl.Set("net/ipv4/conf/all/rp_filter", "2"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = sysctl.Set("net/ipv4/conf/all/rp_filter", "0") })
+	a, b := boot(t, m, numbered(21)), boot(t, m, numbered(22))
+	boot(t, m, numbered(23)) // a route that a loose rp_filter is content with
+	a.configure(t)
+	b.configure(t)
+	got := make(chan string, 16)
+	var pc net.PacketConn
+	b.Do(t, func() (err error) {
+		pc, err = net.ListenPacket("udp", "[::]:9000")
+		return err
+	})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		buf := make([]byte, 64)
+		for {
+			n, _, err := pc.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			got <- string(buf[:n])
+		}
+	}()
+	t.Cleanup(func() {
+		_ = pc.Close()
+		<-done
+	})
+	for _, c := range []struct {
+		src, dst string
+		passes   bool
+	}{
+		{"10.245.0.23", "10.245.0.22", false}, // a third one's
+		{"10.245.0.22", "10.245.0.22", false}, // the other's own
+		{"10.245.0.99", "10.245.0.22", false}, // nobody's
+		{"10.244.3.1", "10.245.0.22", false},  // the node's
+		{"192.0.2.7", "10.245.0.22", false},   // somebody's outside
+		{"10.245.0.21", "10.245.0.22", true},
+		{"fd00:10:245::23", "fd00:10:245::22", false},
+		{"fd00:10:245::99", "fd00:10:245::22", false},
+		{"fd00:10:244:3::1", "fd00:10:245::22", false},
+		{"2001:db8::7", "fd00:10:245::22", false},
+		{"fd00:10:245::21", "fd00:10:245::22", true},
+	} {
+		a.send(t, c.src, c.dst, "from "+c.src)
+		if c.passes {
+			// What was sent before and got through would be here first.
+			select {
+			case s := <-got:
+				if s != "from "+c.src {
+					t.Errorf("the other guest got a packet %s", s)
+				}
+			case <-time.After(patience):
+				t.Errorf("no packet from %s", c.src)
+			}
+		}
+	}
+	routesBefore := kernel(t)
+	a.frame(t, advertisementOf(t, a.guest))
+	a.send(t, "10.245.0.21", "10.245.0.22", "after the advertisement")
+	<-got
+	if kernel(t) != routesBefore {
+		t.Error("the node believed a guest's router advertisement")
+	}
+}
+
+// send puts a UDP packet with any source on the guest's wire, past its own kernel.
+func (vm *machine) send(t *testing.T, src, dst, payload string) {
+	t.Helper()
+	s, d := netip.MustParseAddr(src), netip.MustParseAddr(dst)
+	var f []byte
+	if s.Is4() {
+		f = udp4(GatewayMAC, d, []byte(payload))
+		copy(f[26:30], s.AsSlice())
+		f[24], f[25] = 0, 0
+		check := ^fold(sum(0, f[14:34]))
+		f[24], f[25] = byte(check>>8), byte(check)
+		copy(f[34:], udpTo(s, d, 9000, 9000, []byte(payload)))
+	} else {
+		f = ipv6Frame(GatewayMAC, d, unix.IPPROTO_UDP, udpTo(s, d, 9000, 9000, []byte(payload)))
+		copy(f[22:38], s.AsSlice())
+	}
+	vm.frame(t, f)
+}
+
+func (vm *machine) frame(t *testing.T, f []byte) {
+	t.Helper()
+	copy(f[6:12], vm.guest.MAC)
+	const virtioNetHeader = 10
+	if _, err := vm.tap.Write(append(make([]byte, virtioNetHeader), f...)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// advertisementOf makes a guest's own router advertisement, to all nodes.
+func advertisementOf(t *testing.T, g Guest) []byte {
+	r, err := newResponder(g, 1400)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := append([]byte(nil), r.advert...)
+	copy(f[22:38], netip.MustParseAddr("fe80::1:1").AsSlice())
+	return f
+}
+
+// VM-06: QEMU holds the tap over the daemon's restart; the guest's packets go on,
+// and the next manager answers it.
+func TestAdopt(t *testing.T) {
+	m := node(t)
+	listenOnNode(t)
+	vm := boot(t, m, numbered(31))
+	vm.configure(t)
+	m.Close()
+	vm.reaches(t, nodeAddrs...)
+
+	next, err := Open(m.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer next.Close()
+	if ids, err := next.List(); err != nil || len(ids) != 1 || ids[0] != vm.guest.ID {
+		t.Fatalf("listed %v, %v", ids, err)
+	}
+	for range 2 {
+		if err := next.Adopt(t.Context(), vm.guest); err != nil {
+			t.Fatal(err)
+		}
+	}
+	vm.Do(t, func() error { // it renews with the new one
+		c, err := nclient4.New(vm.nic, nclient4.WithTimeout(500*time.Millisecond))
+		if err != nil {
+			return err
+		}
+		defer func() { _ = c.Close() }()
+		_, err = c.Request(t.Context())
+		return err
+	})
+	vm.reaches(t, nodeAddrs...)
+	if err := next.Adopt(t.Context(), numbered(32)); !errors.Is(err, ErrNoLink) {
+		t.Errorf("a guest without a link was adopted: %v", err)
+	}
+	vm.off()
+	if err := next.Detach(t.Context(), vm.guest.ID); err != nil {
+		t.Error(err)
+	}
+}
+
+// What others remove is put back while the guest runs.
+func TestMends(t *testing.T) {
+	m := node(t)
+	listenOnNode(t)
+	vm := boot(t, m, numbered(41))
+	vm.configure(t)
+	tap, err := find(vm.guest.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bridge := func() netlink.Link {
+		l, err := netlink.LinkByName(routes.Bridge)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	name := tap.Attrs().Name
+	for _, c := range []struct {
+		name string
+		harm func() error
+	}{
+		{"tap down", func() error { return netlink.LinkSetDown(tap) }},
+		{"gateway removed", func() error { return netlink.AddrDel(tap, &netlink.Addr{IPNet: ipNet(Gateway4, 32)}) }},
+		{"IPv6 gateway removed", func() error { return netlink.AddrDel(tap, &netlink.Addr{IPNet: ipNet(Gateway6, 64)}) }},
+		{"route removed", func() error {
+			return netlink.RouteDel(&netlink.Route{Dst: ipNet(vm.guest.Addrs[0], 32), LinkIndex: tap.Attrs().Index, Scope: netlink.SCOPE_LINK})
+		}},
+		{"IPv6 route removed", func() error {
+			return netlink.RouteDel(&netlink.Route{Dst: ipNet(vm.guest.Addrs[1], 128), LinkIndex: tap.Attrs().Index})
+		}},
+		{"portico0 down and up", func() error {
+			return errors.Join(netlink.LinkSetDown(bridge()), netlink.LinkSetUp(bridge()))
+		}},
+		{"portico0 deleted", func() error { return netlink.LinkDel(bridge()) }},
+		{"forwarding off", func() error {
+			return errors.Join(sysctl.Set("net/ipv4/conf/"+name+"/forwarding", "0"), sysctl.Set("net/ipv6/conf/"+name+"/forwarding", "0"))
+		}},
+		{"rules flushed", func() error {
+			conn, err := nftables.New()
+			if err != nil {
+				return err
+			}
+			conn.FlushRuleset()
+			return conn.Flush()
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if err := c.harm(); err != nil {
+				t.Fatal(err)
+			}
+			took := nstest.Eventually(t, 2*time.Second, "mended", func() bool { return whole(name, vm.guest) })
+			t.Logf("back after %v", took)
+		})
+	}
+	vm.reaches(t, nodeAddrs...)
+}
+
+// whole tells whether everything hangs on the tap.
+func whole(name string, g Guest) bool {
+	out, _ := exec.Command("sh", "-c", "ip addr show dev "+name+"; ip route show dev "+name+"; ip -6 route show dev "+name).CombinedOutput()
+	for _, want := range []string{
+		"169.254.1.1/32", "fe80::1/64", "10.245.0.41 proto 112 scope link src 10.244.3.1", "fd00:10:245::41 proto 112 src fd00:10:244:3::1", ",UP",
+	} {
+		if !strings.Contains(string(out), want) {
+			return false
+		}
+	}
+	s, err := guard().Has()
+	f4, err4 := sysctl.Get("net/ipv4/conf/" + name + "/forwarding")
+	f6, err6 := sysctl.Get("net/ipv6/conf/" + name + "/forwarding")
+	return errors.Join(err, err4, err6) == nil && s && f4 == "1" && f6 == "1" && g.ID != ""
+}
+
+// Debian 12's nft lists our rules as anybody writes them.
+func TestListable(t *testing.T) {
+	node(t)
+	path, err := exec.LookPath("nft")
+	if err != nil {
+		t.Skip(err)
+	}
+	out, err := exec.Command(path, "list", "table", "inet", routes.LinkTable).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for _, want := range []string{
+		`iifname != "portico-*" return`, "ip saddr != 0.0.0.0 fib saddr . iif oif 0 drop",
+		"ip6 saddr != fe80::/10 ip6 saddr != :: fib saddr . iif oif 0 drop", "icmpv6 type nd-router-advert drop", "udp dport 547 drop",
+	} {
+		if !strings.Contains(string(out), want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
+}
+
+// On a host without IPv6 a guest of both families lives by IPv4.
+func TestNoIPv6(t *testing.T) {
+	nstest.Need(t)
+	const key = "net/ipv6/conf/all/disable_ipv6"
+	if err := sysctl.Set(key, "1"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = sysctl.Set(key, "0") })
+	m := node(t)
+	g := numbered(71)
+	file, err := m.Attach(t.Context(), g)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = file.Close() }()
+	k := kernel(t)
+	if !strings.Contains(k, "10.245.0.71 dev "+linkName(g.ID)) || strings.Contains(k, "fd00:10:24") {
+		t.Errorf("the kernel has %s", k)
+	}
+	only6 := numbered(72)
+	only6.Addrs = only6.Addrs[1:]
+	if _, err := m.Attach(t.Context(), only6); err == nil || !strings.Contains(err.Error(), "IPv6 is switched off") {
+		t.Errorf("an IPv6-only guest: %v", err)
+	}
+}
+
+// What can't be attached is refused with a reason, and leaves nothing.
+func TestRefuses(t *testing.T) {
+	m := node(t)
+	a := numbered(51)
+	file, err := m.Attach(t.Context(), a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The file waits for frames without holding a thread, and ends when closed.
+	ended := make(chan error)
+	go func() {
+		for {
+			if _, err := file.Read(make([]byte, 2048)); err != nil {
+				ended <- err
+				return
+			}
+		}
+	}()
+	if err := file.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; !errors.Is(err, os.ErrClosed) && !errors.Is(err, io.EOF) {
+		t.Errorf("a read ended with %v", err)
+	}
+	// The kernel adds an IPv6 address' own route a moment after the address.
+	nstest.Eventually(t, patience, "complete", func() bool { return strings.Contains(kernel(t), "local fe80::1 dev "+linkName(a.ID)) })
+	before := kernel(t)
+	for _, c := range []struct {
+		name   string
+		change func(*Guest)
+		want   string
+	}{
+		{"another guest's address", func(g *Guest) { g.Addrs = a.Addrs }, "10.245.0.51 is still routed to " + linkName(a.ID)},
+		{"no address", func(g *Guest) { g.Addrs = nil }, "no address"},
+		{"two of a family", func(g *Guest) { g.Addrs = append(g.Addrs, netip.MustParseAddr("10.245.0.60")) }, "more than one address"},
+		{"a group MAC", func(g *Guest) { g.MAC = net.HardwareAddr{1, 0, 0, 0, 0, 1} }, "hardware address"},
+		{"the gateway's MAC", func(g *Guest) { g.MAC = GatewayMAC }, "hardware address"},
+		{"no ID", func(g *Guest) { g.ID = "" }, "UID"},
+		{"a bad search path", func(g *Guest) { g.Search = []string{strings.Repeat("x", 64) + ".example"} }, "search path"},
+		{"a bad host name", func(g *Guest) { g.Hostname = "a..b" }, "host name"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			g := numbered(52)
+			c.change(&g)
+			if f, err := m.Attach(t.Context(), g); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got %v, %v", f, err)
+			}
+			if after := kernel(t); after != before {
+				t.Errorf("something stayed: %s", differs(before, after))
+			}
+		})
+	}
+	if err := m.Detach(t.Context(), a.ID); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,209 @@
+package dataplane
+
+import (
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"portico.dev/portico/test/rig"
+)
+
+// DP-05: node ports answer on the node-port addresses, follow their change, and
+// never answer on loopback.
+func TestNodeAddresses(t *testing.T) {
+	w := newWorld(t)
+	e := onNode(guestA, 8080)
+	w.serve(w.a, e)
+	web := service{name: "web", ip: pair("10.96.0.20", "fd00:10:96::20"), port: 80, nodePort: 30080}
+	w.replace(web.with(e).view())
+	second := pair("192.0.2.77", "2001:db8::77")
+	for _, p := range []netip.Prefix{netip.PrefixFrom(second.v4, 24), netip.PrefixFrom(second.v6, 64)} {
+		if err := w.node.AddAddr(rig.Uplink, p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	answers := func(at dual) func(t *testing.T, network string, v6 bool) {
+		return func(t *testing.T, network string, v6 bool) {
+			if _, err := w.outside.Ask(network, at.port(v6, 30080)); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	silentAt := func(at dual) func(t *testing.T, network string, v6 bool) {
+		return func(t *testing.T, network string, v6 bool) {
+			if ok, err := refused(w.outside, network, at.port(v6, 30080)); !ok {
+				t.Errorf("%s: want a refusal by the node's own stack, got %v", at.of(v6), err)
+			}
+		}
+	}
+	each(t, answers(nodeAddr))
+	each(t, silentAt(second))
+	w.plane.SetNodeAddresses([]netip.Addr{second.v4, second.v6, addr("127.0.0.1"), addr("::1")})
+	w.settled()
+	w.verify()
+	each(t, answers(second))
+	each(t, silentAt(nodeAddr))
+	each(t, func(t *testing.T, network string, v6 bool) {
+		if ok, err := refused(w.node.Host, network, pair("127.0.0.1", "::1").port(v6, 30080)); !ok {
+			t.Errorf("node port on loopback: want a refusal, got %v", err)
+		}
+	})
+}
+
+// DP-13: a UDP flow that a client keeps open moves to a live backend when its own
+// stops serving, and finds the first endpoint that appears after it began.
+func TestUDPFlows(t *testing.T) {
+	w := newWorld(t)
+	x, y := onNode(guestA, 8080), onNode(guestB, 8080)
+	w.serve(w.a, x)
+	w.serve(w.b, y)
+	web := service{name: "web", ip: pair("10.96.0.20", "fd00:10:96::20"), port: 80, nodePort: 30080}
+	w.replace()
+	for _, from := range []*rig.Host{w.c, w.node.Host, w.outside} {
+		for _, to := range []struct {
+			at   dual
+			port uint16
+		}{{web.ip, 80}, {nodeAddr, 30080}} {
+			if from == w.c && to.at == web.ip {
+				continue // that guest's own node serves cluster IPs for it
+			}
+			for _, v6 := range []bool{false, true} {
+				c, err := from.Dial("udp", netip.AddrPort{}, to.at.port(v6, to.port), rig.Patience)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.Close()
+				if a, err := rig.Exchange(c, 100*time.Millisecond); err == nil {
+					t.Fatalf("%v answered before the Service existed", a)
+				}
+				for _, step := range []struct {
+					set  []endpoint
+					want endpoint
+				}{
+					{[]endpoint{x}, x},                              // the first endpoint
+					{[]endpoint{x.in(terminating), y}, x},           // still serves: the flow stays
+					{[]endpoint{x.in(notReady), y}, y},              // stopped serving
+					{[]endpoint{x}, x},                              // gone
+					{[]endpoint{x.in(notReady), y.in(notReady)}, x}, // nobody else serves: the flow stays
+					{[]endpoint{y, x.in(notReady)}, y},
+				} {
+					w.update(web.with(step.set...).view())
+					a, err := rig.Exchange(c, rig.Patience)
+					if err != nil { // an error of before may still be on the socket
+						a, err = rig.Exchange(c, rig.Patience)
+					}
+					if err != nil {
+						t.Fatalf("from %s to %s: %v", from.Name, to.at.of(v6), err)
+					}
+					if a.Server != step.want.addr(v6) {
+						t.Errorf("from %s to %s: %s answered, want %s", from.Name, to.at.of(v6), a.Server, step.want.addr(v6))
+					}
+				}
+				w.update(web.gone())
+			}
+		}
+	}
+}
+
+// clients keeps asking from the outside until stop, and counts failures.
+func clients(w *world, to ...netip.AddrPort) (stop func() (asked int, failures []error)) {
+	quit := make(chan struct{})
+	var group sync.WaitGroup
+	var mu sync.Mutex
+	asked, failures := 0, []error(nil)
+	for _, at := range to {
+		group.Go(func() {
+			for {
+				select {
+				case <-quit:
+					return
+				default:
+				}
+				_, err := w.outside.Ask("tcp", at)
+				mu.Lock()
+				asked++
+				if err != nil {
+					failures = append(failures, err)
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	return func() (int, []error) {
+		close(quit)
+		group.Wait()
+		return asked, failures
+	}
+}
+
+// DP-18: the program ends and starts again, with the same state, with another,
+// and with rubbish in its table: no connection fails, established ones go on, and
+// what is stale or foreign in our table is gone.
+func TestRestart(t *testing.T) {
+	w := newWorld(t)
+	x, y := onNode(guestA, 8080), onNode(guestB, 8080)
+	w.serve(w.a, x)
+	w.serve(w.b, y)
+	web := service{name: "web", ip: pair("10.96.0.20", "fd00:10:96::20"), port: 80, nodePort: 30080}
+	old := service{name: "old", ip: pair("10.96.0.21", "fd00:10:96::21"), port: 80, nodePort: 30081}
+	w.replace(web.with(x, y).view(), old.with(x).view())
+
+	established, err := w.outside.Dial("tcp", netip.AddrPort{}, nodeAddr.port(false, 30080), rig.Patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer established.Close()
+	if _, err := rig.Exchange(established, rig.Patience); err != nil {
+		t.Fatal(err)
+	}
+	stop := clients(w, nodeAddr.port(false, 30080), web.ip.port(true, 80))
+	before := w.handles()
+	w.stop()
+	w.start()
+	w.replace(web.with(x, y).view(), old.with(x).view())
+	if after := w.handles(); after != before {
+		t.Errorf("the same state made rules anew:\n%s\nbefore:\n%s", after, before)
+	}
+	for range 3 {
+		w.stop()
+		w.nft("add element ip portico services { 10.96.0.99 . tcp . 80 : 1:2 }")
+		w.nft("add element ip6 portico hairpin { fd00::1 . fd00::2 }")
+		w.nft("add rule ip portico serve counter")
+		w.nft("add chain ip portico mine")
+		w.start()
+		w.replace(web.with(x, y).view())
+		w.verify()
+		w.update(old.with(x).view())
+	}
+	asked, failures := stop()
+	t.Logf("%d connections", asked)
+	for _, err := range failures {
+		t.Errorf("failed during restarts: %v", err)
+	}
+	if err := rig.Echo(established, rig.Patience); err != nil {
+		t.Errorf("the established connection broke: %v", err)
+	}
+	list := w.nft("list table ip portico")
+	for _, rubbish := range []string{"10.96.0.99", "counter", "chain mine"} {
+		if strings.Contains(list, rubbish) {
+			t.Errorf("%q survived the restart", rubbish)
+		}
+	}
+}
+
+// nft runs one command of the system's nft on the node.
+func (w *world) nft(args string) string {
+	w.t.Helper()
+	out, err := w.node.Run("nft", strings.Fields(args)...)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return out
+}
+
+// handles lists our rules with their handles, which change when a rule is made.
+func (w *world) handles() string {
+	return w.nft("-a list table ip portico") + w.nft("-a list table ip6 portico")
+}
