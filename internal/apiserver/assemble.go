@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net/http"
+	"time"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apiextensions "k8s.io/apiextensions-apiserver/pkg/apiserver"
@@ -36,6 +37,9 @@ const kubernetesVersion = "1.37.2"
 // maxBodyBytes bounds a request's body, as upstream does: etcd takes 1.5 MB of
 // protobuf, which may be twice as much JSON.
 const maxBodyBytes = 3 << 20
+
+// minRequestTimeout is how long a watch lasts at least, upstream's default.
+const minRequestTimeout = 30 * time.Minute
 
 // assemble builds the servers from the end of their chain: custom resources, then
 // the built-in ones. What neither knows is answered 404.
@@ -77,7 +81,7 @@ func (s *Server) assemble(rc registryConfig, check func(*http.Request) error) er
 	if err != nil {
 		return fmt.Errorf("build the API server: %w", err)
 	}
-	if err := install(main, scheme, codecs, options, rc); err != nil {
+	if err := install(main, config, scheme, codecs, options, rc); err != nil {
 		return err
 	}
 	installOpenAPI(main, custom, config)
@@ -94,7 +98,7 @@ func (s *Server) genericConfig(scheme *runtime.Scheme, codecs serializer.CodecFa
 	config := genericapiserver.NewRecommendedConfig(codecs)
 	config.EffectiveVersion = basecompatibility.NewEffectiveVersionFromString(kubernetesVersion, "", "")
 	config.MaxRequestBodyBytes = maxBodyBytes
-	config.EnableIndex = true
+	config.MinRequestTimeout = int(minRequestTimeout.Seconds())
 	config.EnableProfiling = false
 	config.AggregatedDiscoveryGroupManager = discoveryendpoint.NewResourceManager("apis")
 	config.LongRunningFunc = genericfilters.BasicLongRunningRequestCheck(sets.NewString("watch"), sets.NewString("console"))

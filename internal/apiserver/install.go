@@ -54,7 +54,7 @@ func add[T runtime.Object](s storages, scheme *runtime.Scheme, options generic.R
 }
 
 // install serves every built-in resource.
-func install(server *genericapiserver.GenericAPIServer, scheme *runtime.Scheme, codecs serializer.CodecFactory, options generic.RESTOptionsGetter, rc registryConfig) error {
+func install(server *genericapiserver.GenericAPIServer, config *genericapiserver.RecommendedConfig, scheme *runtime.Scheme, codecs serializer.CodecFactory, options generic.RESTOptionsGetter, rc registryConfig) error {
 	s := storages{}
 	if err := addCore(s, scheme, options, rc); err != nil {
 		return err
@@ -77,10 +77,15 @@ func install(server *genericapiserver.GenericAPIServer, scheme *runtime.Scheme, 
 	}
 	for _, gv := range []schema.GroupVersion{
 		discoveryv1.SchemeGroupVersion, coordinationv1.SchemeGroupVersion, networkingv1.SchemeGroupVersion,
-		eventsv1.SchemeGroupVersion, kubevirtv1.GroupVersion, subresourcesGroupVersion,
+		eventsv1.SchemeGroupVersion,
 	} {
 		if err := server.InstallAPIGroup(groupInfo(scheme, codecs, gv, s)); err != nil {
 			return fmt.Errorf("serve %s: %w", gv, err)
+		}
+	}
+	for _, gv := range []schema.GroupVersion{kubevirtv1.GroupVersion, subresourcesGroupVersion} {
+		if err := installMachineGroup(server, config, scheme, codecs, gv, s[gv]); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -95,11 +100,11 @@ func groupInfo(scheme *runtime.Scheme, codecs serializer.CodecFactory, gv schema
 
 func addCore(s storages, scheme *runtime.Scheme, options generic.RESTOptionsGetter, rc registryConfig) error {
 	core := corev1.SchemeGroupVersion
-	namespaces, _, err := add(s, scheme, options, namespaceKind())
+	namespaces, status, err := add(s, scheme, options, namespaceKind())
 	if err != nil {
 		return err
 	}
-	s.put(core, "namespaces", newNamespaceStorage(namespaces))
+	s.put(core, "namespaces", newNamespaceStorage(namespaces, status))
 	s.put(core, "namespaces/finalize", newFinalizeStorage(namespaces))
 
 	services, _, err := add(s, scheme, options, serviceKind(rc.cluster, rc.pools))

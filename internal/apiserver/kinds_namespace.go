@@ -19,11 +19,13 @@ import (
 // finalizer `kubernetes` from spec.finalizers (API-13).
 type namespaceStorage struct{ *restStorage }
 
-func newNamespaceStorage(main *restStorage) *namespaceStorage {
-	main.ShouldDeleteDuringUpdate = func(ctx context.Context, key string, obj, existing runtime.Object) bool {
+func newNamespaceStorage(main *restStorage, status *statusStorage) *namespaceStorage {
+	emptied := func(ctx context.Context, key string, obj, existing runtime.Object) bool {
 		ns, ok := obj.(*corev1.Namespace)
 		return ok && len(ns.Spec.Finalizers) == 0 && registry.ShouldDeleteDuringUpdate(ctx, key, obj, existing)
 	}
+	main.ShouldDeleteDuringUpdate = emptied
+	status.store.ShouldDeleteDuringUpdate = emptied
 	return &namespaceStorage{main}
 }
 

@@ -195,8 +195,8 @@ func (b *bindingStorage) Create(ctx context.Context, name string, obj runtime.Ob
 	case binding.Target.Name == "":
 		return nil, b.bad("target.name: the node's name is required")
 	}
-	update := rest.DefaultUpdatedObjectInfo(nil, func(_ context.Context, obj, _ runtime.Object) (runtime.Object, error) {
-		pod := obj.(*corev1.Pod)
+	update := rest.DefaultUpdatedObjectInfo(nil, func(_ context.Context, _, old runtime.Object) (runtime.Object, error) {
+		pod := old.(*corev1.Pod).DeepCopy()
 		switch {
 		case binding.UID != "" && binding.UID != pod.UID:
 			return nil, b.conflict(name, fmt.Sprintf("the UID in the precondition: %s, does not match the UID in record: %s", binding.UID, pod.UID))

@@ -91,8 +91,8 @@ func (s *verbStorage) apply(ctx context.Context, name string, body []byte) error
 		return err
 	}
 	var change machine.Change
-	decide := rest.DefaultUpdatedObjectInfo(nil, func(_ context.Context, obj, _ runtime.Object) (runtime.Object, error) {
-		vm := obj.(*kubevirtv1.VirtualMachine)
+	decide := rest.DefaultUpdatedObjectInfo(nil, func(_ context.Context, _, old runtime.Object) (runtime.Object, error) {
+		vm := old.(*kubevirtv1.VirtualMachine).DeepCopy()
 		if change, err = s.decide(vm, vmi, body); err != nil {
 			return nil, err
 		}
@@ -120,9 +120,10 @@ func (s *verbStorage) apply(ctx context.Context, name string, body []byte) error
 }
 
 func (s *verbStorage) setGrace(ctx context.Context, name string, seconds int64) error {
-	update := rest.DefaultUpdatedObjectInfo(nil, func(_ context.Context, obj, _ runtime.Object) (runtime.Object, error) {
-		obj.(*kubevirtv1.VirtualMachineInstance).Spec.TerminationGracePeriodSeconds = &seconds
-		return obj, nil
+	update := rest.DefaultUpdatedObjectInfo(nil, func(_ context.Context, _, old runtime.Object) (runtime.Object, error) {
+		vmi := old.(*kubevirtv1.VirtualMachineInstance).DeepCopy()
+		vmi.Spec.TerminationGracePeriodSeconds = &seconds
+		return vmi, nil
 	})
 	_, _, err := s.instances.Update(ctx, name, update, nil, rest.ValidateAllObjectUpdateFunc, false, &metav1.UpdateOptions{})
 	return err

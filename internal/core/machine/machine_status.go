@@ -185,13 +185,37 @@ func machineConditions(vm *kubevirtv1.VirtualMachine, vmi *kubevirtv1.VirtualMac
 	}
 	for i := range wanted {
 		wanted[i].LastTransitionTime = metav1.NewTime(now)
+		if wanted[i].Type == kubevirtv1.VirtualMachineFailure {
+			wanted[i].LastProbeTime = metav1.NewTime(now)
+		}
 		for _, old := range vm.Status.Conditions {
 			if old.Type == wanted[i].Type && old.Status == wanted[i].Status {
 				wanted[i].LastTransitionTime = old.LastTransitionTime
+				settle(&wanted[i], old, now)
 			}
 		}
 	}
 	return wanted
+}
+
+// failureQuiet is how long a failure's message stands although its words changed.
+// Messages may hold a number that is new at every attempt; each rewritten status is
+// an event that starts the next attempt, so that back-off would never be reached.
+const failureQuiet = 10 * time.Second
+
+// settle keeps the old message of a lasting failure for a while.
+func settle(c *kubevirtv1.VirtualMachineCondition, old kubevirtv1.VirtualMachineCondition, now time.Time) {
+	if c.Type != kubevirtv1.VirtualMachineFailure || c.Reason != old.Reason {
+		return
+	}
+	c.LastProbeTime = old.LastProbeTime
+	switch {
+	case c.Message == old.Message:
+	case now.Sub(old.LastProbeTime.Time) < failureQuiet:
+		c.Message = old.Message
+	default:
+		c.LastProbeTime = metav1.NewTime(now)
+	}
 }
 
 // setGenerations says which version of the machine the instance was made from,

@@ -32,6 +32,9 @@ const (
 	// numbers, so that stock controllers judge our nodes as their own.
 	leaseDuration = 40 * time.Second
 	leaseRenewal  = 10 * time.Second
+	// healthLook is how soon a change of the node's health is reported; looking
+	// costs no request.
+	healthLook = 200 * time.Millisecond
 	// retryPause separates attempts to write while the API is away.
 	retryPause = 2 * time.Second
 )
@@ -42,6 +45,7 @@ type Node struct {
 	Addresses []netip.Addr // one per family, the primary first
 	DoorPort  int32        // 0: no door
 	Memory    int64        // bytes
+	Guests    int64        // how many may run here; 0: none
 	Version   string
 }
 
@@ -143,16 +147,25 @@ func (r *Registration) tryEnsure(ctx context.Context) error {
 func (r *Registration) Run(ctx context.Context, addresses <-chan []netip.Addr, healthy func() error) error {
 	ticker := time.NewTicker(leaseRenewal)
 	defer ticker.Stop()
+	looks := time.NewTicker(healthLook)
+	defer looks.Stop()
 	for {
-		err := errors.Join(r.report(ctx, healthy()), r.renew(ctx))
+		trouble := healthy()
+		err := errors.Join(r.report(ctx, trouble), r.renew(ctx))
 		if err != nil && ctx.Err() == nil {
 			r.log.Warn("This node's state was not reported; trying again", "error", err)
 		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case r.node.Addresses = <-addresses:
-		case <-ticker.C:
+		for again := true; again; {
+			select {
+			case <-ctx.Done():
+				return nil
+			case r.node.Addresses = <-addresses:
+				again = false
+			case <-ticker.C:
+				again = false
+			case <-looks.C:
+				again = (healthy() == nil) == (trouble == nil)
+			}
 		}
 	}
 }
@@ -189,7 +202,7 @@ func (r *Registration) fill(status *corev1.NodeStatus, trouble error, now metav1
 	room := corev1.ResourceList{
 		corev1.ResourceCPU:    *resource.NewQuantity(int64(runtime.NumCPU()), resource.DecimalSI),
 		corev1.ResourceMemory: *resource.NewQuantity(r.node.Memory, resource.BinarySI),
-		corev1.ResourcePods:   *resource.NewQuantity(maxGuests, resource.DecimalSI),
+		corev1.ResourcePods:   *resource.NewQuantity(r.node.Guests, resource.DecimalSI),
 	}
 	status.Capacity, status.Allocatable = room, room
 	status.DaemonEndpoints.KubeletEndpoint.Port = r.node.DoorPort
@@ -205,8 +218,8 @@ func (r *Registration) fill(status *corev1.NodeStatus, trouble error, now metav1
 	setCondition(status, condition)
 }
 
-// maxGuests is the kubelet's default of pods on a node.
-const maxGuests = 110
+// MaxGuests is the kubelet's default of pods on a node.
+const MaxGuests = 110
 
 // setCondition keeps the times of a condition that didn't change: a heartbeat is the
 // Lease's business, and a Node that is written every ten seconds wakes every watcher.

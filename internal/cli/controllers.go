@@ -1,0 +1,74 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/record"
+
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+
+	"portico.dev/portico/internal/controllers"
+	"portico.dev/portico/internal/controllers/endpoints"
+	"portico.dev/portico/internal/controllers/garbage"
+	"portico.dev/portico/internal/controllers/leader"
+	"portico.dev/portico/internal/controllers/machines"
+	"portico.dev/portico/internal/controllers/namespaces"
+	"portico.dev/portico/internal/controllers/nodes"
+	"portico.dev/portico/internal/controllers/scheduling"
+	"portico.dev/portico/internal/controllers/system"
+	"portico.dev/portico/internal/kubevirt"
+)
+
+// runControllers runs every controller while this process holds their Lease.
+func runControllers(ctx context.Context, config *rest.Config, o *options, log *slog.Logger) error {
+	kube, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return fmt.Errorf("make the controllers' client: %w", err)
+	}
+	meta, err := metadata.NewForConfig(config)
+	if err != nil {
+		return fmt.Errorf("make the controllers' client: %w", err)
+	}
+	vms, err := kubevirt.NewForConfig(config, nil)
+	if err != nil {
+		return err
+	}
+	recorder, stop := newRecorder(kube, "portico-controllers")
+	defer stop()
+	list := []controllers.Controller{
+		{Name: "system", Run: func(ctx context.Context) error { return system.Run(ctx, kube, log) }},
+		{Name: "endpoints", Run: func(ctx context.Context) error {
+			return endpoints.Run(ctx, endpoints.Deps{Client: kube, Recorder: recorder, Log: log})
+		}},
+		{Name: "garbage", Run: func(ctx context.Context) error {
+			return garbage.Run(ctx, garbage.Deps{Metadata: meta, Discovery: kube.Discovery(), Log: log})
+		}},
+		{Name: "machines", Run: func(ctx context.Context) error {
+			return machines.Run(ctx, machines.Deps{Client: kube, Machines: vms, Recorder: recorder, Log: log})
+		}},
+		{Name: "scheduling", Run: func(ctx context.Context) error {
+			return scheduling.Run(ctx, scheduling.Deps{Client: kube, Recorder: recorder, Log: log})
+		}},
+		{Name: "nodes", Run: func(ctx context.Context) error {
+			return nodes.Run(ctx, nodes.Deps{Client: kube, Recorder: recorder, Log: log, Ranges: o.cluster})
+		}},
+		{Name: "namespaces", Run: func(ctx context.Context) error {
+			return namespaces.Run(ctx, namespaces.Deps{Client: kube, Metadata: meta, Discovery: kube.Discovery(), Log: log})
+		}},
+	}
+	lease := leader.Config{Leases: kube.CoordinationV1(), Identity: o.nodeName}
+	return controllers.Run(ctx, controllers.Config{Lease: lease, Log: log}, list)
+}
+
+// newRecorder writes Events in the name of component; stop ends it.
+func newRecorder(kube kubernetes.Interface, component string) (_ record.EventRecorder, stop func()) {
+	broadcaster := record.NewBroadcaster()
+	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: kube.CoreV1().Events("")})
+	return broadcaster.NewRecorder(kubevirt.Scheme, corev1.EventSource{Component: component}), broadcaster.Shutdown
+}

@@ -1,0 +1,3 @@
+// Package cli is the command line: one file per command, their flags, output and
+// exit codes. It is also where the parts are wired together; nobody imports it.
+package cli

@@ -1,0 +1,383 @@
+package cli
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/utils/clock"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"portico.dev/portico/internal/agent"
+	"portico.dev/portico/internal/apiserver/certs"
+	"portico.dev/portico/internal/controllers/system"
+	"portico.dev/portico/internal/core/records"
+	"portico.dev/portico/internal/dataplane"
+	"portico.dev/portico/internal/dataplane/nftables"
+	"portico.dev/portico/internal/dns"
+	"portico.dev/portico/internal/kubevirt"
+	"portico.dev/portico/internal/node"
+	"portico.dev/portico/internal/node/door"
+	"portico.dev/portico/internal/node/machines"
+	"portico.dev/portico/internal/node/register"
+	"portico.dev/portico/internal/routes"
+	"portico.dev/portico/internal/vm"
+	"portico.dev/portico/internal/vm/accel"
+	"portico.dev/portico/internal/vm/image"
+	"portico.dev/portico/internal/vm/link"
+)
+
+const (
+	dnsPort = 53
+	// doorPort is the kubelet's: API servers and firewalls expect a door there.
+	doorPort = 10250
+
+	// A guest that is to stop is asked once no slice calls it ready and the data
+	// planes had handOffMargin to follow; what hangs is not waited for longer than
+	// handOffLimit (VM-07).
+	handOffMargin = 100 * time.Millisecond
+	handOffLimit  = 3 * time.Second
+)
+
+// checkHost finds what would stop the node side, before anything is changed.
+func checkHost(o *options, log *slog.Logger) error {
+	if os.Geteuid() != 0 {
+		return errors.New("the agent programs the kernel's network and needs root; run it with sudo, or `portico up --no-agent` for the API alone")
+	}
+	warnings, err := routes.Check(o.routesConfig())
+	if err != nil {
+		return err
+	}
+	for _, w := range warnings {
+		log.Warn(w)
+	}
+	if o.vm == "off" {
+		return nil
+	}
+	for _, program := range []string{"qemu-system-x86_64", "qemu-img"} {
+		if _, err := exec.LookPath(program); err != nil {
+			return fmt.Errorf("%s is not installed; run `apt-get install --no-install-recommends qemu-system-x86 qemu-utils`, or start with --vm off", program)
+		}
+	}
+	_, err = accel.Detect(accel.Mode(o.vm))
+	return err
+}
+
+// nodeRun is one run of the node side.
+type nodeRun struct {
+	o         *options
+	config    *rest.Config
+	authority *certs.Authority // nil: no door, and so no consoles
+	log       *slog.Logger
+	// onNetwork is called once the node has its own addresses of the pod range.
+	onNetwork func(ctx context.Context, own []netip.Addr) error
+
+	kube      kubernetes.Interface
+	addresses routes.Addresses
+	network   *routes.Network
+	plane     *dataplane.Plane // nil with --dataplane none
+	names     *dns.Server
+	node      *node.Node // nil with --vm off
+
+	group  sync.WaitGroup
+	cancel context.CancelCauseFunc
+	ctx    context.Context
+}
+
+// start runs a part until the node ends; a part that fails ends the node.
+func (n *nodeRun) start(name string, f func(context.Context) error) {
+	n.group.Go(func() {
+		if err := f(n.ctx); err != nil && n.ctx.Err() == nil {
+			n.cancel(fmt.Errorf("%s: %w", name, err))
+		}
+	})
+}
+
+// run works until ctx ends; guests and rules stay.
+func (n *nodeRun) run(ctx context.Context) (err error) {
+	n.ctx, n.cancel = context.WithCancelCause(ctx)
+	defer n.group.Wait()
+	defer n.cancel(nil)
+	if n.kube, err = kubernetes.NewForConfig(n.config); err != nil {
+		return fmt.Errorf("make the agent's client: %w", err)
+	}
+	if n.addresses, err = routes.PrimaryAddresses(n.o.nodeIPs); err != nil {
+		return err
+	}
+	reg, err := n.register()
+	if err != nil {
+		return err
+	}
+	podCIDRs, err := reg.Register(n.ctx)
+	if err != nil {
+		return err
+	}
+	if err := n.openNetwork(podCIDRs); err != nil {
+		return err
+	}
+	defer n.network.Close() //nolint:errcheck // it only ends goroutines; the kernel keeps its state
+	if err := n.startServices(); err != nil {
+		return err
+	}
+	if n.o.vm != "off" {
+		stop, err := n.startMachines()
+		if err != nil {
+			return err
+		}
+		defer stop()
+	}
+	n.startRegistration(reg)
+	n.log.Info("The node is ready", "name", n.o.nodeName, "addresses", n.addresses.All(), "pods", podCIDRs, "dataplane", n.dataplaneName())
+	<-n.ctx.Done()
+	if ctx.Err() != nil {
+		return nil
+	}
+	return context.Cause(n.ctx)
+}
+
+func (n *nodeRun) dataplaneName() string {
+	if n.plane == nil {
+		return "none"
+	}
+	return "nftables"
+}
+
+func (n *nodeRun) register() (*register.Registration, error) {
+	memory, err := hostMemory()
+	if err != nil {
+		return nil, err
+	}
+	info := register.Node{Name: n.o.nodeName, Addresses: n.addresses.All(), Memory: memory, Version: version()}
+	if n.o.vm != "off" {
+		info.Guests = register.MaxGuests
+		if n.authority != nil {
+			info.DoorPort = doorPort
+		}
+	}
+	return register.New(n.kube, info, n.log), nil
+}
+
+// openNetwork gives the node its bridge, addresses and routes.
+func (n *nodeRun) openNetwork(podCIDRs []netip.Prefix) (err error) {
+	config := n.o.routesConfig()
+	config.PodCIDRs, config.Log = podCIDRs, n.log
+	if n.network, err = routes.Setup(n.ctx, config); err != nil {
+		return err
+	}
+	if n.onNetwork != nil {
+		return n.onNetwork(n.ctx, n.own())
+	}
+	return nil
+}
+
+// own are the node's own addresses of the pod range, .1 and ::1.
+func (n *nodeRun) own() []netip.Addr {
+	var out []netip.Addr
+	for _, ipv6 := range []bool{false, true} {
+		if a := n.network.Own(ipv6); a.IsValid() {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// startServices starts what turns Services into packets and names.
+func (n *nodeRun) startServices() (err error) {
+	ranges := append(append([]netip.Prefix{}, n.o.cluster...), n.o.guests...)
+	var consumers []agent.Consumer
+	if n.o.dataplane != "none" {
+		backend, err := nftables.New(nftables.Config{
+			ServiceRanges: n.o.services, WorkloadRanges: ranges, HairpinSources: n.own(), Logger: n.log,
+		})
+		if err != nil {
+			return fmt.Errorf("open the nftables data plane: %w", err)
+		}
+		n.plane = dataplane.New(backend, dataplane.Options{Logger: n.log, NodeAddresses: n.addresses.All()})
+		consumers = append(consumers, n.plane)
+		n.start("data plane", func(ctx context.Context) error {
+			defer backend.Close() //nolint:errcheck // rules stay; only sockets are closed
+			return n.plane.Run(ctx)
+		})
+	}
+	own := prefixes(append(n.own(), n.addresses.All()...))
+	n.names, err = dns.New(dns.Config{
+		Zone: n.o.clusterDomain, Reverse: append(append([]netip.Prefix{}, n.o.services...), ranges...), Pods: records.PodsBySpelling,
+		AllowFrom: append(own, ranges...), ResolvConf: "/etc/resolv.conf", Logger: n.log,
+	})
+	if err != nil {
+		return err
+	}
+	var at []netip.AddrPort
+	for _, a := range n.own() {
+		at = append(at, netip.AddrPortFrom(a, dnsPort))
+	}
+	udp, tcp, err := dns.Listen(n.ctx, at)
+	if err != nil {
+		return err
+	}
+	n.start("DNS", func(ctx context.Context) error { return n.names.Serve(ctx, udp, tcp) })
+	consumers = append(consumers, n.names)
+	n.start("watches", func(ctx context.Context) error {
+		return agent.Run(ctx, n.kube, n.o.nodeName, n.log, consumers...)
+	})
+	return nil
+}
+
+func prefixes(addrs []netip.Addr) []netip.Prefix {
+	out := make([]netip.Prefix, len(addrs))
+	for i, a := range addrs {
+		out[i] = netip.PrefixFrom(a, a.BitLen())
+	}
+	return out
+}
+
+// startMachines starts what runs guests, and takes over those of an earlier run.
+func (n *nodeRun) startMachines() (stop func(), err error) {
+	mtu, err := routes.UplinkMTU()
+	if err != nil {
+		return nil, err
+	}
+	links, err := link.Open(link.Config{Source4: n.network.Own(false), Source6: n.network.Own(true), MTU: mtu, Log: n.log})
+	if err != nil {
+		return nil, err
+	}
+	choice, err := accel.Detect(accel.Mode(n.o.vm))
+	if err != nil {
+		links.Close()
+		return nil, err
+	}
+	n.log.Info("Guests", "kvm", choice.KVM, "because", choice.Message)
+	images, err := image.Open(filepath.Join(n.o.dataDir, "images"))
+	if err != nil {
+		links.Close()
+		return nil, err
+	}
+	guests, err := vm.Open(vm.Config{Dir: filepath.Join(n.o.dataDir, "guests"), Accel: choice, Images: images, Links: links, Log: n.log})
+	if err != nil {
+		links.Close()
+		return nil, err
+	}
+	if err := guests.Adopt(n.ctx); err != nil {
+		n.log.Warn("Not every guest of the last run could be taken over", "error", err)
+	}
+	client, err := kubevirt.NewForConfig(n.config, nil)
+	if err != nil {
+		guests.Close()
+		links.Close()
+		return nil, err
+	}
+	recorder, stopRecorder := newRecorder(n.kube, "portico-agent")
+	runtime := machines.New(machines.Config{
+		VM: guests, ClusterDNS: system.DNSAddresses(n.o.services), ClusterDomain: n.o.clusterDomain, Clock: clock.RealClock{}, Log: n.log,
+		Instance: func(ctx context.Context, namespace, name string) (*kubevirtv1.VirtualMachineInstance, error) {
+			return client.VirtualMachineInstances(namespace).Get(ctx, name, metav1.GetOptions{})
+		},
+	})
+	n.node = node.New(node.Config{
+		Name: n.o.nodeName, HostIPs: n.addresses.All(), Client: n.kube, Runtime: runtime, Recorder: recorder,
+		HandOff: node.SliceHandOff(n.kube, clock.RealClock{}, handOffMargin, handOffLimit), Clock: clock.RealClock{}, Log: n.log,
+	})
+	running := make(chan struct{})
+	n.start("guests", func(ctx context.Context) error {
+		defer close(running)
+		return n.node.Run(ctx)
+	})
+	stop = func() {
+		n.cancel(nil)
+		<-running
+		runtime.Close()
+		guests.Close()
+		links.Close()
+		stopRecorder()
+	}
+	if n.authority != nil {
+		if err := n.startDoor(runtime); err != nil {
+			stop()
+			return nil, err
+		}
+	}
+	return stop, nil
+}
+
+// startDoor lets the API server reach guests' consoles.
+func (n *nodeRun) startDoor(consoles consoles) error {
+	cert, key, err := n.authority.Server("system:node:"+n.o.nodeName, []string{n.o.nodeName}, n.addresses.All())
+	if err != nil {
+		return err
+	}
+	pair, err := tls.X509KeyPair(cert, key)
+	if err != nil {
+		return fmt.Errorf("use the certificate of the node's door: %w", err)
+	}
+	server, err := door.New(door.Config{
+		TLS: &tls.Config{
+			Certificates: []tls.Certificate{pair}, ClientCAs: n.authority.Pool(),
+			ClientAuth: tls.RequireAndVerifyClientCert, MinVersion: tls.VersionTLS13,
+		},
+		Allow: door.AllowNames(apiServerName), Source: doorSource{n.node, consoles}, Log: n.log,
+	})
+	if err != nil {
+		return err
+	}
+	for _, a := range n.addresses.All() {
+		l, err := listenTCP("the node's door", netip.AddrPortFrom(a, doorPort).String())
+		if err != nil {
+			return err
+		}
+		n.start("door", func(ctx context.Context) error { return server.Serve(ctx, l) })
+	}
+	return nil
+}
+
+// startRegistration keeps the Node object, and follows the host's addresses.
+func (n *nodeRun) startRegistration(reg *register.Registration) {
+	changes := make(chan []netip.Addr)
+	n.start("node registration", func(ctx context.Context) error { return reg.Run(ctx, changes, n.healthy) })
+	n.start("host addresses", func(ctx context.Context) error {
+		return routes.WatchPrimary(ctx, n.o.nodeIPs, n.log, func(a routes.Addresses) {
+			if n.plane != nil {
+				n.plane.SetNodeAddresses(a.All())
+			}
+			select {
+			case changes <- a.All():
+			case <-ctx.Done():
+			}
+		})
+	})
+}
+
+// healthy says why this node should take no guests.
+func (n *nodeRun) healthy() error {
+	if n.plane != nil {
+		if err := n.plane.Healthy(); err != nil {
+			return err
+		}
+	}
+	if n.node != nil {
+		return n.node.Healthy()
+	}
+	return nil
+}
+
+// consoles opens guests' consoles.
+type consoles interface {
+	Console(ctx context.Context, namespace, instance string) (io.ReadWriteCloser, error)
+}
+
+// doorSource joins what the door shows.
+type doorSource struct {
+	*node.Node
+	consoles
+}
