@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -303,7 +302,7 @@ func (n *nodeRun) startMachines() (stop func(), err error) {
 		stopRecorder()
 	}
 	if n.authority != nil {
-		if err := n.startDoor(runtime); err != nil {
+		if err := n.startDoor(machines.Source{Node: n.node, Machines: runtime}); err != nil {
 			stop()
 			return nil, err
 		}
@@ -312,7 +311,7 @@ func (n *nodeRun) startMachines() (stop func(), err error) {
 }
 
 // startDoor lets the API server reach guests' consoles.
-func (n *nodeRun) startDoor(consoles consoles) error {
+func (n *nodeRun) startDoor(source door.Source) error {
 	cert, key, err := n.authority.Server("system:node:"+n.o.nodeName, []string{n.o.nodeName}, n.addresses.All())
 	if err != nil {
 		return err
@@ -326,7 +325,7 @@ func (n *nodeRun) startDoor(consoles consoles) error {
 			Certificates: []tls.Certificate{pair}, ClientCAs: n.authority.Pool(),
 			ClientAuth: tls.RequireAndVerifyClientCert, MinVersion: tls.VersionTLS13,
 		},
-		Allow: door.AllowNames(apiServerName), Source: doorSource{n.node, consoles}, Log: n.log,
+		Allow: door.AllowNames(apiServerName), Source: source, Log: n.log,
 	})
 	if err != nil {
 		return err
@@ -369,15 +368,4 @@ func (n *nodeRun) healthy() error {
 		return n.node.Healthy()
 	}
 	return nil
-}
-
-// consoles opens guests' consoles.
-type consoles interface {
-	Console(ctx context.Context, namespace, instance string) (io.ReadWriteCloser, error)
-}
-
-// doorSource joins what the door shows.
-type doorSource struct {
-	*node.Node
-	consoles
 }

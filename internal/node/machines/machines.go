@@ -1,0 +1,213 @@
+package machines
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/clock"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"portico.dev/portico/internal/core/machine"
+	"portico.dev/portico/internal/node"
+	"portico.dev/portico/internal/node/door"
+	"portico.dev/portico/internal/vm"
+	"portico.dev/portico/internal/vm/spec"
+)
+
+// Config is what Machines need.
+type Config struct {
+	VM *vm.Manager // its Adopt has been called
+	// Instance reads one VirtualMachineInstance.
+	Instance func(ctx context.Context, namespace, name string) (*kubevirtv1.VirtualMachineInstance, error)
+	// ClusterDNS and ClusterDomain are what guests resolve names with.
+	ClusterDNS    []netip.Addr
+	ClusterDomain string
+	Clock         clock.WithTicker
+	Log           *slog.Logger
+}
+
+// Machines is a node.Runtime.
+type Machines struct {
+	cfg    Config
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+
+	mu    sync.Mutex // guards the following
+	loads map[types.UID]*load
+}
+
+// New makes the runtime.
+func New(cfg Config) *Machines {
+	ctx, cancel := context.WithCancel(context.Background())
+	return &Machines{cfg: cfg, ctx: ctx, cancel: cancel, loads: map[types.UID]*load{}}
+}
+
+// Close ends all probing and waits for it; guests run on.
+func (m *Machines) Close() {
+	m.cancel()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, l := range m.loads {
+		l.wait()
+	}
+}
+
+// Runs implements node.Runtime.
+func (m *Machines) Runs(pod *corev1.Pod) bool { return instanceOf(pod) != nil }
+
+// instanceOf is the instance that the pod stands for.
+func instanceOf(pod *corev1.Pod) *metav1.OwnerReference {
+	o := metav1.GetControllerOf(pod)
+	if o == nil || o.Kind != "VirtualMachineInstance" || !strings.HasPrefix(o.APIVersion, kubevirtv1.GroupVersion.Group+"/") {
+		return nil
+	}
+	return o
+}
+
+// Find implements node.Runtime.
+func (m *Machines) Find(pod *corev1.Pod) (node.Workload, bool) {
+	for _, g := range m.cfg.VM.Guests() {
+		if g.Spec.PodUID == string(pod.UID) {
+			return m.loadOf(g, wasReady(pod)), true
+		}
+	}
+	return nil, false
+}
+
+// Workloads implements node.Runtime.
+func (m *Machines) Workloads() []node.Workload {
+	var out []node.Workload
+	for _, g := range m.cfg.VM.Guests() {
+		out = append(out, m.loadOf(g, false))
+	}
+	return out
+}
+
+// Start implements node.Runtime.
+func (m *Machines) Start(ctx context.Context, pod *corev1.Pod) (node.Workload, error) {
+	owner := instanceOf(pod)
+	vmi, err := m.cfg.Instance(ctx, pod.Namespace, owner.Name)
+	if err == nil && vmi.UID != owner.UID {
+		err = fmt.Errorf("another instance has its name (UID %s)", vmi.UID)
+	}
+	if err != nil {
+		return nil, &node.StartError{Reason: "InstanceMissing", Err: fmt.Errorf("read the instance %s/%s: %w", pod.Namespace, owner.Name, err)}
+	}
+	id, err := m.identity(pod, vmi)
+	if err != nil {
+		return nil, &node.StartError{Reason: "NoAddress", Err: err}
+	}
+	s, err := spec.FromInstance(vmi, id)
+	if err != nil {
+		return nil, &node.StartError{Reason: "BadInstance", Err: err}
+	}
+	if err := m.evict(ctx, s.ID); err != nil {
+		return nil, err
+	}
+	g, err := m.cfg.VM.Start(ctx, s)
+	if err != nil {
+		return nil, &node.StartError{Reason: vm.Reason(err), Err: err}
+	}
+	return m.loadOf(g, false), nil
+}
+
+// evict ends a guest of the same instance that another pod had: the instance was
+// given a new pod, so the old one's guest is nobody's.
+func (m *Machines) evict(ctx context.Context, id string) error {
+	old, ok := m.cfg.VM.Guest(id)
+	if !ok {
+		return nil
+	}
+	if err := old.Stop(ctx, 0); err != nil {
+		return err
+	}
+	return old.Remove()
+}
+
+// identity reads what the control plane claimed for the guest.
+func (m *Machines) identity(pod *corev1.Pod, vmi *kubevirtv1.VirtualMachineInstance) (spec.Identity, error) {
+	annotation := func(key string) string {
+		if v := pod.Annotations[key]; v != "" {
+			return v
+		}
+		return vmi.Annotations[key]
+	}
+	id := spec.Identity{PodUID: string(pod.UID)}
+	var err error
+	if id.MAC, err = net.ParseMAC(annotation(machine.MACAnnotation)); err != nil {
+		return id, fmt.Errorf("pod %s/%s: annotation %s: %w", pod.Namespace, pod.Name, machine.MACAnnotation, err)
+	}
+	for s := range strings.SplitSeq(annotation(machine.AddressesAnnotation), ",") {
+		a, err := netip.ParseAddr(strings.TrimSpace(s))
+		if err != nil {
+			return id, fmt.Errorf("pod %s/%s: annotation %s: %w", pod.Namespace, pod.Name, machine.AddressesAnnotation, err)
+		}
+		id.Addresses = append(id.Addresses, a)
+	}
+	for _, c := range pod.Spec.Containers {
+		id.Ports = append(id.Ports, c.Ports...)
+	}
+	id.DNS, id.Search, err = m.resolver(vmi)
+	return id, err
+}
+
+// resolver is what the guest resolves names with, by the rules that pods have:
+// the policy's servers, then those of dnsConfig.
+func (m *Machines) resolver(vmi *kubevirtv1.VirtualMachineInstance) (servers []netip.Addr, search []string, err error) {
+	if vmi.Spec.DNSPolicy != corev1.DNSNone {
+		servers = append(servers, m.cfg.ClusterDNS...)
+		svc := "svc." + m.cfg.ClusterDomain
+		search = append(search, vmi.Namespace+"."+svc, svc, m.cfg.ClusterDomain)
+	}
+	if c := vmi.Spec.DNSConfig; c != nil {
+		for _, s := range c.Nameservers {
+			a, err := netip.ParseAddr(s)
+			if err != nil {
+				return nil, nil, fmt.Errorf("spec.dnsConfig.nameservers: %w", err)
+			}
+			servers = append(servers, a)
+		}
+		search = append(search, c.Searches...)
+	}
+	return servers, search, nil
+}
+
+// Console opens a session at the serial console of an instance of this node.
+func (m *Machines) Console(_ context.Context, namespace, instance string) (io.ReadWriteCloser, error) {
+	err := door.ErrNoInstance
+	for _, g := range m.cfg.VM.Guests() {
+		if g.Spec.Namespace != namespace || g.Spec.Name != instance {
+			continue
+		}
+		tty, openErr := g.Console()
+		if openErr == nil {
+			return tty, nil
+		}
+		err = openErr // an instance of this name that ended; a newer one may run
+	}
+	if errors.Is(err, door.ErrNoInstance) {
+		return nil, fmt.Errorf("%s/%s: %w", namespace, instance, err)
+	}
+	return nil, err
+}
+
+// Source is a node with machines as its door shows them.
+type Source struct {
+	*node.Node
+	*Machines
+}
+
+var (
+	_ door.Source  = Source{}
+	_ node.Runtime = (*Machines)(nil)
+)

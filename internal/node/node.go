@@ -1,0 +1,182 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/utils/clock"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// Config is what a Node needs.
+type Config struct {
+	Name     string       // spec.nodeName of its pods
+	HostIPs  []netip.Addr // the node's addresses, the primary first
+	Client   kubernetes.Interface
+	Runtime  Runtime
+	Recorder Recorder
+	HandOff  HandOff // nil: pods end without one
+	Clock    clock.WithTicker
+	Log      *slog.Logger
+}
+
+// Node runs the pods that are bound to one node.
+type Node struct {
+	cfg Config
+
+	mu      sync.Mutex // guards the following
+	workers map[types.UID]*worker
+	pods    cache.SharedIndexInformer
+	synced  bool
+
+	working sync.WaitGroup
+}
+
+// New prepares a Node; Run makes it work.
+func New(cfg Config) *Node {
+	return &Node{cfg: cfg, workers: map[types.UID]*worker{}}
+}
+
+// errNotSynced is the health of a node that hasn't seen its pods yet.
+var errNotSynced = errors.New("the node's pods haven't been listed yet")
+
+// Healthy gives the reason when the node doesn't do its work.
+func (n *Node) Healthy() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.synced {
+		return errNotSynced
+	}
+	return nil
+}
+
+// Pods are those bound to this node, as last seen.
+func (n *Node) Pods() []corev1.Pod {
+	n.mu.Lock()
+	pods := n.pods
+	n.mu.Unlock()
+	if pods == nil {
+		return nil
+	}
+	var out []corev1.Pod
+	for _, o := range pods.GetStore().List() {
+		if p, ok := o.(*corev1.Pod); ok {
+			out = append(out, *p)
+		}
+	}
+	return out
+}
+
+// Run works until the context ends and waits for all workers then; workloads go
+// on running.
+func (n *Node) Run(ctx context.Context) error {
+	selector := fields.OneTermEqualSelector("spec.nodeName", n.cfg.Name).String()
+	factory := informers.NewSharedInformerFactoryWithOptions(n.cfg.Client, 0,
+		informers.WithTweakListOptions(func(o *metav1.ListOptions) { o.FieldSelector = selector }))
+	pods := factory.Core().V1().Pods().Informer()
+	seen := func(o any) {
+		if p, ok := o.(*corev1.Pod); ok {
+			n.see(ctx, p)
+		}
+	}
+	handler, err := pods.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    seen,
+		UpdateFunc: func(_, o any) { seen(o) },
+		DeleteFunc: func(o any) {
+			if d, ok := o.(cache.DeletedFinalStateUnknown); ok {
+				o = d.Obj
+			}
+			if p, ok := o.(*corev1.Pod); ok {
+				n.miss(p.UID)
+			}
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("watch the pods of node %s: %w", n.cfg.Name, err)
+	}
+	n.mu.Lock()
+	n.pods = pods
+	n.mu.Unlock()
+
+	factory.Start(ctx.Done())
+	defer n.working.Wait()
+	defer factory.Shutdown() // first: its handlers begin workers
+	if !cache.WaitForCacheSync(ctx.Done(), handler.HasSynced) {
+		return nil // the context ended first
+	}
+	n.mu.Lock()
+	n.synced = true
+	n.mu.Unlock()
+	n.adoptOrphans(ctx)
+	<-ctx.Done()
+	return nil
+}
+
+// see hands a pod to its worker, which it makes if need be.
+func (n *Node) see(ctx context.Context, pod *corev1.Pod) {
+	if pod.Spec.NodeName != n.cfg.Name {
+		return // the field selector says so already; a fake client may not
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	w, ok := n.workers[pod.UID]
+	if !ok {
+		w = n.newWorker(pod.UID, pod.Namespace+"/"+pod.Name)
+		n.begin(ctx, w)
+	}
+	w.set(pod)
+}
+
+// miss tells a worker that its pod is gone from the API.
+func (n *Node) miss(uid types.UID) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if w, ok := n.workers[uid]; ok {
+		w.set(nil)
+	}
+}
+
+// adoptOrphans finds workloads whose pods are gone, and has them stopped.
+func (n *Node) adoptOrphans(ctx context.Context) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, l := range n.cfg.Runtime.Workloads() {
+		if _, ok := n.workers[l.PodUID()]; ok {
+			continue
+		}
+		w := n.newWorker(l.PodUID(), "orphan "+string(l.PodUID()))
+		w.load = l
+		n.begin(ctx, w)
+		w.set(nil)
+	}
+}
+
+// begin runs a worker until it is done. The lock is held.
+func (n *Node) begin(ctx context.Context, w *worker) {
+	n.workers[w.uid] = w
+	n.working.Go(func() {
+		w.run(ctx)
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		delete(n.workers, w.uid)
+	})
+}
+
+func (n *Node) newWorker(uid types.UID, name string) *worker {
+	return &worker{n: n, uid: uid, log: n.cfg.Log.With("pod", name), wake: make(chan struct{}, 1)}
+}
+
+// now is the time as the API keeps it.
+func (n *Node) now() time.Time { return n.cfg.Clock.Now().Truncate(time.Second) }

@@ -1,0 +1,90 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// Runtime runs workloads of one kind. Its methods may be called at once.
+type Runtime interface {
+	// Runs reports whether the pod is of this runtime's kind.
+	Runs(pod *corev1.Pod) bool
+	// Start begins the pod's workload. An error may be a *StartError.
+	Start(ctx context.Context, pod *corev1.Pod) (Workload, error)
+	// Find gives the pod's workload if there is one, also one that an earlier
+	// daemon started or that has ended.
+	Find(pod *corev1.Pod) (Workload, bool)
+	// Workloads gives all there are.
+	Workloads() []Workload
+}
+
+// NoRuntime runs nothing: its pods stay Pending and say why.
+type NoRuntime struct{}
+
+// Runs implements Runtime.
+func (NoRuntime) Runs(*corev1.Pod) bool { return false }
+
+// Start implements Runtime; it is never called.
+func (NoRuntime) Start(context.Context, *corev1.Pod) (Workload, error) {
+	return nil, errors.ErrUnsupported
+}
+
+// Find implements Runtime.
+func (NoRuntime) Find(*corev1.Pod) (Workload, bool) { return nil, false }
+
+// Workloads implements Runtime.
+func (NoRuntime) Workloads() []Workload { return nil }
+
+// Workload is what runs for one pod.
+type Workload interface {
+	PodUID() types.UID
+	// Observe tells how it is now.
+	Observe() Observation
+	// Changed holds a token when Observe may give something new.
+	Changed() <-chan struct{}
+	// Stop asks it to end, and ends it when the grace period is over. It may be
+	// called again, with less patience, while it waits.
+	Stop(ctx context.Context, grace time.Duration) error
+	// Remove frees all that an ended workload still holds.
+	Remove() error
+}
+
+// Observation is a workload at one moment.
+type Observation struct {
+	Phase      corev1.PodPhase // Running, Succeeded or Failed
+	Ready      bool
+	Reason     string // why it isn't ready, or how it ended
+	Message    string
+	ID         string // of the workload: "qemu://<uid>"
+	Started    time.Time
+	Ended      time.Time
+	Conditions []corev1.PodCondition // further ones, without times
+}
+
+// StartError is a failed start with a word for machines.
+type StartError struct {
+	Reason string
+	Err    error
+}
+
+func (e *StartError) Error() string { return e.Err.Error() }
+func (e *StartError) Unwrap() error { return e.Err }
+
+// startReason is the word of a failed start.
+func startReason(err error) string {
+	var s *StartError
+	if errors.As(err, &s) {
+		return s.Reason
+	}
+	return "StartFailed"
+}
+
+// Recorder makes events; client-go's record.EventRecorder is one.
+type Recorder interface {
+	Event(object runtime.Object, eventtype, reason, message string)
+}

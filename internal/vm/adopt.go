@@ -1,0 +1,196 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"portico.dev/portico/internal/vm/process"
+	"portico.dev/portico/internal/vm/spec"
+)
+
+// Adopt finds the guests that an earlier daemon left: it takes over those that
+// run, notes the end of those that don't, and removes what was half made. An
+// error says what could not be set right; the rest is done all the same.
+func (m *Manager) Adopt(ctx context.Context) error {
+	dirs, err := os.ReadDir(m.cfg.Dir)
+	if err != nil {
+		return fmt.Errorf("adopt guests: %w", err)
+	}
+	var errs []error
+	for _, d := range dirs {
+		if !d.IsDir() {
+			continue
+		}
+		g, err := m.adopt(ctx, filepath.Join(m.cfg.Dir, d.Name()))
+		if err != nil {
+			errs = append(errs, fmt.Errorf("adopt the guest %s: %w", d.Name(), err))
+		}
+		if g != nil {
+			m.remember(g)
+		}
+	}
+	return errors.Join(append(errs, m.sweepLinks(ctx))...)
+}
+
+// adopt looks at one guest's folder. No guest and no error: it was half made.
+func (m *Manager) adopt(ctx context.Context, dir string) (*Guest, error) {
+	var s spec.Spec
+	if err := restore(dir, specFile, &s); err != nil || s.ID != filepath.Base(dir) {
+		m.cfg.Log.Warn("removing a half-made guest", "dir", dir, "err", err)
+		return nil, discard(dir)
+	}
+	g := m.newGuest(s, dir)
+	var was end
+	if err := restore(dir, endFile, &was); err == nil {
+		return g.ended(Status(was)), killAll(dir)
+	}
+	var r running
+	err := restore(dir, processFile, &r)
+	if errors.Is(err, fs.ErrNotExist) {
+		// It never ran: it is noted before it does.
+		m.cfg.Log.Warn("removing a half-made guest", "dir", dir)
+		return nil, discard(dir)
+	}
+	if err != nil {
+		return nil, err
+	}
+	g.status = Status{Started: r.Started, Accel: r.Accel}
+	g.proc, err = process.Find(r.Identity)
+	if errors.Is(err, process.ErrGone) {
+		return g.ended(g.epitaph(r)), nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return m.resume(ctx, g)
+}
+
+// epitaph says how a guest ended while nobody watched.
+func (g *Guest) epitaph(r running) Status {
+	s := Status{State: Failed, Reason: ReasonQEMUFailed, Started: r.Started, Ended: time.Now(), Accel: r.Accel}
+	s.Message = "QEMU ended while Portico wasn't running" + complaint(g.dir)
+	if boot, err := process.BootID(); err == nil && boot != r.Boot {
+		s.Reason, s.Message = ReasonHostRebooted, "The node was restarted."
+	}
+	return s
+}
+
+// ended makes g a guest that is over.
+func (g *Guest) ended(s Status) *Guest {
+	g.status = s
+	g.noteEnd(s)
+	close(g.gone)
+	close(g.over)
+	return g
+}
+
+// resume connects to a QEMU that runs. One that doesn't answer is no guest that
+// anybody could stop or look after, so it is killed.
+func (m *Manager) resume(ctx context.Context, g *Guest) (*Guest, error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	var got struct{ Status string }
+	err := g.connect(ctx)
+	if err == nil {
+		if err = g.mon.Execute(ctx, "query-status", nil, &got); err != nil {
+			g.mon.Close()
+			g.hub.Close()
+		}
+	}
+	if err != nil {
+		s := Status{
+			State: Failed, Reason: ReasonQEMUFailed, Started: g.status.Started, Ended: time.Now(), Accel: g.status.Accel,
+			Message: "QEMU didn't answer after Portico's restart and was killed: " + err.Error(),
+		}
+		killErr := g.proc.Kill()
+		if killErr == nil {
+			<-g.proc.Done()
+		}
+		g.proc.Release()
+		return g.ended(s), killErr
+	}
+	if got.Status == "prelaunch" && !g.Spec.StartPaused {
+		// The daemon died between the note and `cont`.
+		if err := g.command(ctx, "cont"); err != nil {
+			g.log.Warn("the guest can't be continued", "err", err)
+		}
+	}
+	if m.cfg.Links != nil {
+		lg, linkErr := linkGuest(g.Spec)
+		if linkErr == nil {
+			linkErr = m.cfg.Links.Adopt(ctx, lg)
+		}
+		err = linkErr // the guest runs; its network is worth an error, not its life
+	}
+	over := g.refresh()
+	g.log.Info("guest adopted", "pid", g.proc.ID.PID, "state", g.status.State)
+	if over {
+		close(g.gone)
+		g.finish()
+		return g, err
+	}
+	go g.watch()
+	return g, err
+}
+
+// discard removes a folder and whatever runs in it.
+func discard(dir string) error {
+	return errors.Join(killAll(dir), os.RemoveAll(dir))
+}
+
+// killAll ends processes whose working directory is dir: QEMUs that nobody noted.
+func killAll(dir string) error {
+	pids, err := process.InDirectory(dir)
+	if err != nil {
+		return err
+	}
+	for _, pid := range pids {
+		id, err := process.Identify(pid)
+		if err != nil {
+			continue // gone meanwhile
+		}
+		p, err := process.Find(id)
+		if err != nil {
+			continue
+		}
+		err = p.Kill()
+		if err == nil {
+			<-p.Done()
+		}
+		p.Release()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sweepLinks removes links of guests that don't run.
+func (m *Manager) sweepLinks(ctx context.Context) error {
+	if m.cfg.Links == nil {
+		return nil
+	}
+	ids, err := m.cfg.Links.List()
+	if err != nil {
+		return fmt.Errorf("adopt guests' links: %w", err)
+	}
+	var live []string
+	for _, g := range m.Guests() {
+		if !g.Status().Over() {
+			live = append(live, g.Spec.ID)
+		}
+	}
+	var errs []error
+	for _, id := range ids {
+		if !slices.Contains(live, id) {
+			errs = append(errs, m.cfg.Links.Detach(ctx, id))
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,105 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"math"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// requestTimeout is far above what a request takes here, and far below a client's
+// patience: an answer that comes later counts as a failure.
+const requestTimeout = 3 * time.Second
+
+// askMany makes n requests one after the other, each on a connection of its own; n
+// below zero means until ctx ends.
+func askMany(ctx context.Context, n int, url string) tally {
+	t := tally{Answers: map[string]int{}}
+	client := &http.Client{Timeout: requestTimeout, Transport: &http.Transport{DisableKeepAlives: true}}
+	for i := 0; (n < 0 || i < n) && ctx.Err() == nil; i++ {
+		// Not ctx: a request that has begun is to be answered.
+		answer, err := get(context.WithoutCancel(ctx), client, url)
+		if err != nil {
+			t.Failures++
+			if len(t.Errors) < 5 {
+				t.Errors = append(t.Errors, err.Error())
+			}
+			continue
+		}
+		t.Answers[answer]++
+	}
+	return t
+}
+
+func get(ctx context.Context, client *http.Client, url string) (string, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return "", err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return "", err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return "", fmt.Errorf("%s answered %s", url, resp.Status)
+	}
+	return strings.TrimSpace(string(body)), nil
+}
+
+// post asks a guest to do something and returns its answer.
+func post(ctx context.Context, url string) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s answered %s: %s", url, resp.Status, body)
+	}
+	return body, err
+}
+
+// maxChiSquare is passed by chance once in a million with two degrees of freedom
+// (three guests): a demo that fails by bad luck would prove nothing.
+const maxChiSquare = 27.6
+
+// check wants every request answered, by every guest, as often by each.
+func (t tally) check(guests ...string) error {
+	total := 0
+	for _, n := range t.Answers {
+		total += n
+	}
+	if t.Failures > 0 {
+		return fmt.Errorf("%d of %d requests failed: %s", t.Failures, total+t.Failures, strings.Join(t.Errors, "; "))
+	}
+	want, sum := float64(total)/float64(len(guests)), 0.0
+	known := 0
+	for _, g := range guests {
+		n := t.Answers[g]
+		known += n
+		if n == 0 {
+			return fmt.Errorf("%s never answered: %v", g, t.Answers)
+		}
+		sum += math.Pow(float64(n)-want, 2) / want
+	}
+	if known != total {
+		return fmt.Errorf("somebody else answered: %v", t.Answers)
+	}
+	if sum > maxChiSquare {
+		return fmt.Errorf("uneven: %v (chi-square %.1f, at most %.1f)", t.Answers, sum, maxChiSquare)
+	}
+	return nil
+}

@@ -1,0 +1,156 @@
+package guest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// metaPackage depends on Debian's present cloud kernel.
+const metaPackage = "linux-image-cloud-amd64"
+
+// modules are what the guest needs beyond what is built in, in the order of
+// their dependencies.
+var modules = []string{
+	"virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci",
+	"failover", "net_failover", "virtio_net", "evdev", "button", "virtio_blk",
+}
+
+// ErrNoKernel says that the kernel package can't be had on this machine; tests
+// skip then.
+var ErrNoKernel = errors.New("the kernel package of Debian can't be had")
+
+// kernel makes sure that a folder under cache holds vmlinuz and the modules, and
+// returns it. A kernel that is there is kept: which version it is matters to no
+// test.
+func kernel(ctx context.Context, cache string, logf func(string, ...any)) (string, error) {
+	ready, err := filepath.Glob(filepath.Join(cache, "kernel-*", "complete"))
+	if err != nil {
+		return "", err
+	}
+	if len(ready) > 0 {
+		return filepath.Dir(ready[len(ready)-1]), nil
+	}
+	tmp, err := os.MkdirTemp(cache, "download-")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(tmp)
+	name, deb, err := download(ctx, tmp, logf)
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", ErrNoKernel, err)
+	}
+	tree := filepath.Join(tmp, "tree")
+	if _, err := output(ctx, tmp, "dpkg", "-x", deb, tree); err != nil {
+		return "", err
+	}
+	picked := filepath.Join(tmp, "picked")
+	if err := pick(ctx, tree, picked); err != nil {
+		return "", fmt.Errorf("take apart %s: %w", deb, err)
+	}
+	dir := filepath.Join(cache, "kernel-"+name)
+	if err := os.Rename(picked, dir); err != nil && !errors.Is(err, fs.ErrExist) {
+		return "", err
+	}
+	return dir, nil
+}
+
+// download fetches the package and returns its name and file.
+func download(ctx context.Context, dir string, logf func(string, ...any)) (name, deb string, err error) {
+	if name, deb, err = tryDownload(ctx, dir, logf); err == nil {
+		return name, deb, nil
+	}
+	// Fresh systems and containers have no package lists, old lists name
+	// packages that are gone.
+	logf("refreshing package lists (%v)", err)
+	if _, err := output(ctx, dir, "apt-get", "-q", "-o", "DPkg::Lock::Timeout=300", "update"); err != nil {
+		return "", "", err
+	}
+	return tryDownload(ctx, dir, logf)
+}
+
+func tryDownload(ctx context.Context, dir string, logf func(string, ...any)) (name, deb string, err error) {
+	depends, err := output(ctx, dir, "apt-cache", "depends", metaPackage)
+	if err != nil {
+		return "", "", err
+	}
+	for line := range strings.Lines(depends) {
+		if d, ok := strings.CutPrefix(strings.TrimSpace(line), "Depends: linux-image-"); ok {
+			name = "linux-image-" + d
+			break
+		}
+	}
+	if name == "" {
+		return "", "", fmt.Errorf("%s depends on no kernel package", metaPackage)
+	}
+	logf("downloading %s", name)
+	if _, err := output(ctx, dir, "apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", name); err != nil {
+		return "", "", err
+	}
+	found, err := filepath.Glob(filepath.Join(dir, name+"_*.deb"))
+	if err != nil || len(found) != 1 {
+		return "", "", fmt.Errorf("apt-get download %s left %d files", name, len(found))
+	}
+	return name, found[0], nil
+}
+
+// pick copies what the guest needs out of an unpacked package.
+func pick(ctx context.Context, tree, into string) error {
+	if err := os.MkdirAll(into, 0o755); err != nil {
+		return err
+	}
+	kernels, err := filepath.Glob(filepath.Join(tree, "boot", "vmlinuz-*"))
+	if err != nil || len(kernels) != 1 {
+		return fmt.Errorf("%d kernels in it, want one", len(kernels))
+	}
+	if err := os.Rename(kernels[0], filepath.Join(into, "vmlinuz")); err != nil {
+		return err
+	}
+	found := map[string]string{}
+	err = filepath.WalkDir(filepath.Join(tree, "lib", "modules"), func(path string, d fs.DirEntry, err error) error {
+		if name, _, ok := strings.Cut(filepath.Base(path), ".ko"); ok && err == nil && !d.IsDir() {
+			found[strings.ReplaceAll(name, "-", "_")] = path
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, m := range modules {
+		path, ok := found[m]
+		if !ok {
+			return fmt.Errorf("it has no module %s", m)
+		}
+		if strings.HasSuffix(path, ".xz") {
+			if _, err := output(ctx, tree, "xz", "-d", path); err != nil {
+				return err
+			}
+			path = strings.TrimSuffix(path, ".xz")
+		}
+		if err := os.Rename(path, filepath.Join(into, m+".ko")); err != nil {
+			return err
+		}
+	}
+	return os.WriteFile(filepath.Join(into, "complete"), nil, 0o644)
+}
+
+// output runs a program; its error holds the last line of what it complained.
+func output(ctx context.Context, dir, name string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	var complaints bytes.Buffer
+	cmd.Stderr = &complaints
+	out, err := cmd.Output()
+	if err != nil {
+		lines := strings.Split(strings.TrimSpace(complaints.String()), "\n")
+		return "", fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, lines[len(lines)-1])
+	}
+	return string(out), nil
+}
