@@ -2,7 +2,6 @@ package cli
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 
 	"k8s.io/client-go/tools/clientcmd"
@@ -32,13 +31,6 @@ func writeKubeconfig(dir, server string, authority *certs.Authority) (string, er
 	if err != nil {
 		return "", fmt.Errorf("encode the kubeconfig: %w", err)
 	}
-	file := filepath.Join(dir, "kubeconfig")
-	fresh := file + ".new"
-	if err := os.WriteFile(fresh, raw, 0o600); err != nil {
-		return "", fmt.Errorf("write the kubeconfig: %w", err)
-	}
-	if err := os.Rename(fresh, file); err != nil {
-		return "", fmt.Errorf("write the kubeconfig: %w", err)
-	}
-	return file, nil
+	file := filepath.Join(dir, kubeconfigFile)
+	return file, replaceFile(file, raw)
 }

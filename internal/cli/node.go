@@ -2,53 +2,31 @@ package cli
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"sync"
-	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-	"k8s.io/utils/clock"
-	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"portico.dev/portico/internal/agent"
 	"portico.dev/portico/internal/apiserver/certs"
-	"portico.dev/portico/internal/controllers/system"
 	"portico.dev/portico/internal/core/records"
 	"portico.dev/portico/internal/dataplane"
 	"portico.dev/portico/internal/dataplane/nftables"
 	"portico.dev/portico/internal/dns"
-	"portico.dev/portico/internal/kubevirt"
 	"portico.dev/portico/internal/node"
-	"portico.dev/portico/internal/node/door"
-	"portico.dev/portico/internal/node/machines"
 	"portico.dev/portico/internal/node/register"
 	"portico.dev/portico/internal/routes"
-	"portico.dev/portico/internal/vm"
 	"portico.dev/portico/internal/vm/accel"
-	"portico.dev/portico/internal/vm/image"
-	"portico.dev/portico/internal/vm/link"
 )
 
-const (
-	dnsPort = 53
-	// doorPort is the kubelet's: API servers and firewalls expect a door there.
-	doorPort = 10250
-
-	// A guest that is to stop is asked once no slice calls it ready and the data
-	// planes had handOffMargin to follow; what hangs is not waited for longer than
-	// handOffLimit (VM-07).
-	handOffMargin = 100 * time.Millisecond
-	handOffLimit  = 3 * time.Second
-)
+// dnsPort is where the DNS server listens, on the node's own addresses only.
+const dnsPort = 53
 
 // checkHost finds what would stop the node side, before anything is changed.
 func checkHost(o *options, log *slog.Logger) error {
@@ -88,7 +66,7 @@ type nodeRun struct {
 	network   *routes.Network
 	plane     *dataplane.Plane // nil with --dataplane none
 	names     *dns.Server
-	node      *node.Node // nil with --vm off
+	node      *node.Node
 
 	group  sync.WaitGroup
 	cancel context.CancelCauseFunc
@@ -130,13 +108,11 @@ func (n *nodeRun) run(ctx context.Context) (err error) {
 	if err := n.startServices(); err != nil {
 		return err
 	}
-	if n.o.vm != "off" {
-		stop, err := n.startMachines()
-		if err != nil {
-			return err
-		}
-		defer stop()
+	stop, err := n.startGuests()
+	if err != nil {
+		return err
 	}
+	defer stop()
 	n.startRegistration(reg)
 	n.log.Info("The node is ready", "name", n.o.nodeName, "addresses", n.addresses.All(), "pods", podCIDRs, "dataplane", n.dataplaneName())
 	<-n.ctx.Done()
@@ -242,104 +218,6 @@ func prefixes(addrs []netip.Addr) []netip.Prefix {
 	return out
 }
 
-// startMachines starts what runs guests, and takes over those of an earlier run.
-func (n *nodeRun) startMachines() (stop func(), err error) {
-	mtu, err := routes.UplinkMTU()
-	if err != nil {
-		return nil, err
-	}
-	links, err := link.Open(link.Config{Source4: n.network.Own(false), Source6: n.network.Own(true), MTU: mtu, Log: n.log})
-	if err != nil {
-		return nil, err
-	}
-	choice, err := accel.Detect(accel.Mode(n.o.vm))
-	if err != nil {
-		links.Close()
-		return nil, err
-	}
-	n.log.Info("Guests", "kvm", choice.KVM, "because", choice.Message)
-	images, err := image.Open(filepath.Join(n.o.dataDir, "images"))
-	if err != nil {
-		links.Close()
-		return nil, err
-	}
-	guests, err := vm.Open(vm.Config{Dir: filepath.Join(n.o.dataDir, "guests"), Accel: choice, Images: images, Links: links, Log: n.log})
-	if err != nil {
-		links.Close()
-		return nil, err
-	}
-	if err := guests.Adopt(n.ctx); err != nil {
-		n.log.Warn("Not every guest of the last run could be taken over", "error", err)
-	}
-	client, err := kubevirt.NewForConfig(n.config, nil)
-	if err != nil {
-		guests.Close()
-		links.Close()
-		return nil, err
-	}
-	recorder, stopRecorder := newRecorder(n.kube, "portico-agent")
-	runtime := machines.New(machines.Config{
-		VM: guests, ClusterDNS: system.DNSAddresses(n.o.services), ClusterDomain: n.o.clusterDomain, Clock: clock.RealClock{}, Log: n.log,
-		Instance: func(ctx context.Context, namespace, name string) (*kubevirtv1.VirtualMachineInstance, error) {
-			return client.VirtualMachineInstances(namespace).Get(ctx, name, metav1.GetOptions{})
-		},
-	})
-	n.node = node.New(node.Config{
-		Name: n.o.nodeName, HostIPs: n.addresses.All(), Client: n.kube, Runtime: runtime, Recorder: recorder,
-		HandOff: node.SliceHandOff(n.kube, clock.RealClock{}, handOffMargin, handOffLimit), Clock: clock.RealClock{}, Log: n.log,
-	})
-	running := make(chan struct{})
-	n.start("guests", func(ctx context.Context) error {
-		defer close(running)
-		return n.node.Run(ctx)
-	})
-	stop = func() {
-		n.cancel(nil)
-		<-running
-		runtime.Close()
-		guests.Close()
-		links.Close()
-		stopRecorder()
-	}
-	if n.authority != nil {
-		if err := n.startDoor(machines.Source{Node: n.node, Machines: runtime}); err != nil {
-			stop()
-			return nil, err
-		}
-	}
-	return stop, nil
-}
-
-// startDoor lets the API server reach guests' consoles.
-func (n *nodeRun) startDoor(source door.Source) error {
-	cert, key, err := n.authority.Server("system:node:"+n.o.nodeName, []string{n.o.nodeName}, n.addresses.All())
-	if err != nil {
-		return err
-	}
-	pair, err := tls.X509KeyPair(cert, key)
-	if err != nil {
-		return fmt.Errorf("use the certificate of the node's door: %w", err)
-	}
-	server, err := door.New(door.Config{
-		TLS: &tls.Config{
-			Certificates: []tls.Certificate{pair}, ClientCAs: n.authority.Pool(),
-			ClientAuth: tls.RequireAndVerifyClientCert, MinVersion: tls.VersionTLS13,
-		},
-		Allow: door.AllowNames(apiServerName), Source: source, Log: n.log,
-	})
-	if err != nil {
-		return err
-	}
-	for _, a := range n.addresses.All() {
-		l, err := listenTCP("the node's door", netip.AddrPortFrom(a, doorPort).String())
-		if err != nil {
-			return err
-		}
-		n.start("door", func(ctx context.Context) error { return server.Serve(ctx, l) })
-	}
-	return nil
-}
-
 // startRegistration keeps the Node object, and follows the host's addresses.
 func (n *nodeRun) startRegistration(reg *register.Registration) {
 	changes := make(chan []netip.Addr)
@@ -364,8 +242,5 @@ func (n *nodeRun) healthy() error {
 			return err
 		}
 	}
-	if n.node != nil {
-		return n.node.Healthy()
-	}
-	return nil
+	return n.node.Healthy()
 }

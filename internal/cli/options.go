@@ -208,34 +208,3 @@ func parseAddresses(flag, value string) ([]netip.Addr, error) {
 func (o *options) routesConfig() routes.Config {
 	return routes.Config{Services: o.services, Cluster: o.cluster, Guests: o.guests, StateDir: filepath.Join(o.dataDir, "node")}
 }
-
-// prepareDataDir makes the folder and takes the lock that a second instance finds.
-func prepareDataDir(dir string) (release func(), err error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("--data-dir %s can't be made: %w; choose a folder that you may write to", dir, err)
-	}
-	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
-	if errors.Is(err, fs.ErrPermission) {
-		return nil, fmt.Errorf("--data-dir %s can't be written to; run as its owner or choose another folder", dir)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("lock --data-dir %s: %w", dir, err)
-	}
-	if err := flock(lock); err != nil {
-		lock.Close()
-		return nil, fmt.Errorf("another Portico runs on --data-dir %s; stop it first, or give this one a folder of its own", dir)
-	}
-	return func() { lock.Close() }, nil
-}
-
-// listenTCP opens a listener, or says who else might have the port.
-func listenTCP(flag, addr string) (net.Listener, error) {
-	// Not MPTCP, Go's default: nothing here needs it, and sockmap refuses it.
-	var lc net.ListenConfig
-	lc.SetMultipathTCP(false)
-	l, err := lc.Listen(context.Background(), "tcp", addr)
-	if err != nil {
-		return nil, fmt.Errorf("%s %s: %w; free the port (`ss -ltnp` shows who has it) or choose another", flag, addr, errors.Unwrap(err))
-	}
-	return l, nil
-}

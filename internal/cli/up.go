@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"os"
 	"sync"
 	"time"
 
@@ -37,10 +36,6 @@ go on running, and the next start finds them again. ` + "`portico down`" + ` end
 	o.nodeFlags(cmd.Flags())
 	o.serverFlags(cmd.Flags())
 	return cmd
-}
-
-func newLogger() *slog.Logger {
-	return slog.New(slog.NewTextHandler(os.Stderr, nil))
 }
 
 // up checks everything first, so that a start that can't work changes nothing.

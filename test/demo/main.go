@@ -96,7 +96,7 @@ type tally struct {
 // `ask many N URL` makes N requests, `ask until-eof URL` goes on until its input ends.
 func askMain(ctx context.Context, args []string, out io.Writer) error {
 	if len(args) < 2 {
-		return errors.New("usage: ask once|many|until-eof ...")
+		return errors.New("usage: ask once|many|until-eof ARGUMENTS")
 	}
 	switch args[0] {
 	case "once":

@@ -147,7 +147,7 @@ func (w *world) start(ctx context.Context) error {
 		}
 		out, err := w.quiet(ctx, "kubectl", "get", "node", "demo", "-o", `jsonpath={.status.conditions[?(@.type=="Ready")].status}`)
 		if err == nil && out != "True" {
-			err = fmt.Errorf("Ready is %q", out)
+			err = fmt.Errorf("its condition Ready is %q", out)
 		}
 		return err
 	})

@@ -1,3 +1,5 @@
+//lint:file-ignore SA1019 Endpoints are deprecated and still served (EP-04).
+
 package system
 
 import (
@@ -228,7 +230,7 @@ func (c *controller) writeSlice(ctx context.Context, want *discoveryv1.EndpointS
 }
 
 func (c *controller) writeEndpoints(ctx context.Context, want *corev1.Endpoints) error {
-	client := c.kube.CoreV1().Endpoints(want.Namespace) //nolint:staticcheck // EP-04: Endpoints are kept
+	client := c.kube.CoreV1().Endpoints(want.Namespace)
 	is, err := client.Get(ctx, want.Name, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):

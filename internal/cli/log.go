@@ -1,0 +1,94 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"os"
+	"strings"
+
+	"github.com/go-logr/logr"
+	"k8s.io/klog/v2"
+)
+
+// newLogger makes the program's log, on standard error, and leads there what the
+// Kubernetes libraries have to say from warnings on; their infos are about their
+// own insides.
+func newLogger() *slog.Logger {
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	routeKlog(log)
+	return log
+}
+
+// routeKlog makes log the target of klog, which is the libraries' own logger and a
+// global. Klog hands its older, unstructured messages to a logr.Logger as errors or
+// infos only, so warnings would be lost: those come as klog writes them.
+func routeKlog(log *slog.Logger) {
+	part := log.With("part", "kubernetes")
+	structured := logr.FromSlogHandler(atLeast{slog.LevelWarn, part.Handler()})
+	klog.SetLoggerWithOptions(structured, klog.ContextualLogger(true), klog.WriteKlogBuffer(func(line []byte) {
+		level, text := parseKlog(line)
+		if level < slog.LevelWarn || expected(text) {
+			return
+		}
+		part.Log(context.Background(), level, text)
+	}))
+}
+
+// parseKlog reads a line as klog writes it: "W1121 10:16:24.028514   13173
+// server.go:798] text", the severity's letter first.
+func parseKlog(line []byte) (slog.Level, string) {
+	level := slog.LevelInfo
+	if len(line) > 0 {
+		switch line[0] {
+		case 'W':
+			level = slog.LevelWarn
+		case 'E', 'F':
+			level = slog.LevelError
+		}
+	}
+	if _, text, ok := bytes.Cut(line, []byte("] ")); ok {
+		line = text
+	}
+	return level, strings.TrimSpace(string(line))
+}
+
+// expected tells warnings that every start gives and that mean nothing here: the
+// library for CRDs knows a version that its own server no longer serves.
+func expected(text string) bool {
+	return strings.HasPrefix(text, "Skipping API apiextensions.k8s.io/v1beta1 ")
+}
+
+// atLeast drops records below a level.
+type atLeast struct {
+	level slog.Level
+	slog.Handler
+}
+
+func (h atLeast) Enabled(ctx context.Context, level slog.Level) bool {
+	return level >= h.level && h.Handler.Enabled(ctx, level)
+}
+
+func (h atLeast) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return atLeast{h.level, h.Handler.WithAttrs(attrs)}
+}
+
+func (h atLeast) WithGroup(name string) slog.Handler {
+	return atLeast{h.level, h.Handler.WithGroup(name)}
+}
+
+// newTerseLogger is for commands whose answer is their standard output: it tells
+// what went wrong, without times.
+func newTerseLogger() *slog.Logger {
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{
+		Level: slog.LevelWarn,
+		ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+			if a.Key == slog.TimeKey && len(groups) == 0 {
+				return slog.Attr{}
+			}
+			return a
+		},
+	}))
+	routeKlog(log)
+	return log
+}

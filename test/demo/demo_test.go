@@ -1,0 +1,78 @@
+package main
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"portico.dev/portico/internal/cli"
+	"portico.dev/portico/test/guest"
+)
+
+
+func TestMain(m *testing.M) {
+	switch {
+	case filepath.Base(os.Args[0]) == "portico":
+		os.Exit(cli.Main(os.Args[1:]))
+	case len(os.Args) > 1 && os.Args[1] == "ask":
+		main()
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// The manual's procedure, from `kubectl create -f` to answered requests, with real
+// guests and real packets. API-01, API-10, API-13, DP-01, DP-02, DP-04, DP-05, DP-11,
+// DNS-01, EP-01, VM-01, VM-02, VM-05, VM-07, NET-02.
+func TestDemo(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root for network namespaces")
+	}
+	for _, program := range []string{"qemu-system-x86_64", "qemu-img", "nft", "ip", "nsenter", "pgrep"} {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Skipf("needs %s; `make deps` installs it", program)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
+	defer cancel()
+	cache, err := guest.CacheDir(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	image, err := guest.Build(ctx, guest.Options{Cache: cache, Logf: t.Logf})
+	if err != nil {
+		t.Fatal(err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	portico := filepath.Join(t.TempDir(), "portico")
+	if err := os.Symlink(self, portico); err != nil {
+		t.Fatal(err)
+	}
+	if err := demo(ctx, portico, image.Archive, "../../examples", false, t.Output()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestTallyFindsWhatIsWrong(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		t    tally
+		ok   bool
+	}{
+		{"even", tally{Answers: map[string]int{"a": 95, "b": 103, "c": 102}}, true},
+		{"a failure", tally{Answers: map[string]int{"a": 100, "b": 100, "c": 99}, Failures: 1}, false},
+		{"one is silent", tally{Answers: map[string]int{"a": 150, "b": 150}}, false},
+		{"a stranger", tally{Answers: map[string]int{"a": 100, "b": 100, "c": 99, "x": 1}}, false},
+		{"uneven", tally{Answers: map[string]int{"a": 150, "b": 75, "c": 75}}, false},
+	} {
+		if err := test.t.check("a", "b", "c"); (err == nil) != test.ok {
+			t.Errorf("%s: check says %v", test.name, err)
+		}
+	}
+}
