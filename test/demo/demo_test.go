@@ -12,7 +12,6 @@ import (
 	"portico.dev/portico/test/guest"
 )
 
-
 func TestMain(m *testing.M) {
 	switch {
 	case filepath.Base(os.Args[0]) == "portico":
