@@ -1,5 +1,5 @@
 // Package apiserver is the Kubernetes-compatible API: k8s.io/apiserver with one
-// registry per resource, over an embedded or external etcd.
+// registry per resource, over an embedded etcd.
 //
 // In: HTTP requests. Out: objects in etcd, each write one transaction that also
 // holds the addresses and ports the object claims, and watches. Field rules are

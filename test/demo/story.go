@@ -71,7 +71,7 @@ func (s *story) kubectl(ctx context.Context, args ...string) (string, error) {
 }
 
 func (s *story) machines(ctx context.Context) error {
-	for _, name := range []string{"namespace", "web-1", "web-2", "example-vm"} {
+	for _, name := range []string{"00-namespace", "web-1", "web-2", "example-vm"} {
 		if _, err := s.run(ctx, "kubectl", "create", "-f", filepath.Join(s.examples, name+".yaml")); err != nil {
 			return err
 		}

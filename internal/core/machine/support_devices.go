@@ -91,10 +91,15 @@ func lifecycleRules() []Rule {
 		{Field: "domain.rebootPolicy", Verdict: Honoured, Note: "Reboot, where unset, keeps the instance; Terminate ends it"},
 		{Field: "accessCredentials", Verdict: Refused, Note: "keys and passwords can't be injected; put them into the image"},
 	}
+	const noLiveness = "a guest that hangs isn't restarted yet; a readinessProbe takes it out of its Services"
 	for _, probe := range []string{"readinessProbe", "livenessProbe"} {
+		check := Rule{Verdict: Honoured}
+		if probe == "livenessProbe" {
+			check = Rule{Verdict: Warned, Note: noLiveness}
+		}
 		rules = append(rules,
-			Rule{Field: probe + ".httpGet", Verdict: Honoured},
-			Rule{Field: probe + ".tcpSocket", Verdict: Honoured},
+			Rule{Field: probe + ".httpGet", Verdict: check.Verdict, Note: check.Note},
+			Rule{Field: probe + ".tcpSocket", Verdict: check.Verdict, Note: check.Note},
 			Rule{Field: probe + ".exec", Verdict: Refused, Note: "it needs the guest agent, which isn't spoken to yet; use httpGet or tcpSocket"},
 			Rule{Field: probe + ".guestAgentPing", Verdict: Refused, Note: "it needs the guest agent, which isn't spoken to yet; use httpGet or tcpSocket"},
 			Rule{Field: probe + ".initialDelaySeconds", Verdict: Honoured},

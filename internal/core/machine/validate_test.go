@@ -89,7 +89,7 @@ func TestTemplateSpec(t *testing.T) {
 		{"host name", kernel + "\n" + `{hostname: Web.example, subdomain: a.b}`, []string{"Invalid hostname", "Invalid subdomain"}, nil},
 		{"dns", kernel + "\n" + `{dnsPolicy: None, dnsConfig: {nameservers: [9.9.9.9]}}`, []string{"Forbidden dnsPolicy", "Forbidden dnsConfig"}, nil},
 
-		{"probes", kernel + "\n" + `{readinessProbe: {httpGet: {port: 80}}, livenessProbe: {tcpSocket: {port: 22}, initialDelaySeconds: 5}}`, nil, nil},
+		{"probes", kernel + "\n" + `{readinessProbe: {httpGet: {port: 80}}, livenessProbe: {tcpSocket: {port: 22}, initialDelaySeconds: 5}}`, nil, []string{"livenessProbe.tcpSocket"}},
 		{"probe of a named port", kernel + "\n" + nic(`{ports: [{name: http, port: 80}]}`) + "\n" + `{readinessProbe: {httpGet: {port: http}}}`, nil, nil},
 		{"probe of an unknown port", kernel + "\n" + `{readinessProbe: {httpGet: {port: http}}}`, []string{"Invalid readinessProbe.httpGet.port"}, nil},
 		{"empty probe", kernel + "\n" + `{readinessProbe: {periodSeconds: 1}}`, []string{"Required readinessProbe"}, nil},

@@ -11,7 +11,8 @@ import (
 )
 
 // Warnings says what a valid Service asks for in vain, in a deprecated way, or in a
-// notation that differs from the usual one. The texts are those of Kubernetes.
+// notation that differs from the usual one. Where Kubernetes
+// has a text for it, it is that one.
 func Warnings(svc *corev1.Service) []string {
 	var out []string
 	if _, ok := svc.Annotations[corev1.DeprecatedAnnotationTopologyAwareHints]; ok {
@@ -20,9 +21,23 @@ func Warnings(svc *corev1.Service) []string {
 	}
 	out = append(out, ignoredWarnings(svc)...)
 	out = append(out, notationWarnings(svc)...)
+	out = append(out, unbuiltWarnings(svc)...)
 	if deref(svc.Spec.TrafficDistribution) == corev1.ServiceTrafficDistributionPreferClose {
 		out = append(out, fmt.Sprintf("spec.trafficDistribution: %q is deprecated; use %q",
 			corev1.ServiceTrafficDistributionPreferClose, corev1.ServiceTrafficDistributionPreferSameZone))
+	}
+	return out
+}
+
+// unbuiltWarnings names what is accepted, as any manifest for Kubernetes is, and has
+// no effect in this version: nothing is ignored in silence.
+func unbuiltWarnings(svc *corev1.Service) []string {
+	var out []string
+	if svc.Spec.SessionAffinity == corev1.ServiceAffinityClientIP && !IsHeadless(svc) {
+		out = append(out, "spec.sessionAffinity: ClientIP has no effect yet: connections are spread over all endpoints")
+	}
+	if isLoadBalancer(svc) && svc.Spec.LoadBalancerClass == nil {
+		out = append(out, "spec.type: LoadBalancer gets no address yet; its cluster IP and node ports work")
 	}
 	return out
 }
