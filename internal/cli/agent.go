@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
 
 	"github.com/spf13/cobra"
 	"k8s.io/client-go/rest"
@@ -19,7 +20,7 @@ func newAgent() *cobra.Command {
 names. The ranges and the cluster domain must be those of that server. Consoles of
 guests need the door that only ` + "`portico up`" + ` can open so far.`,
 		Example: `  portico agent --kubeconfig /etc/portico/kubeconfig`,
-		Args:    cobra.NoArgs,
+		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := o.readConfig(cmd); err != nil {
 				return err
@@ -39,6 +40,9 @@ func runAgentAlone(ctx context.Context, o *options, log *slog.Logger) error {
 	if err := o.complete(); err != nil {
 		return err
 	}
+	if _, err := os.Stat(o.kubeconfig); err != nil {
+		return fmt.Errorf("--kubeconfig %s can't be read: %w; give the file that leads to the API server", o.kubeconfig, cause(err))
+	}
 	config, err := clientcmd.BuildConfigFromFlags("", o.kubeconfig)
 	if err != nil {
 		return fmt.Errorf("--kubeconfig %s: %w", o.kubeconfig, err)
@@ -54,5 +58,13 @@ func runAgentAlone(ctx context.Context, o *options, log *slog.Logger) error {
 		return err
 	}
 	defer release()
+	unclaim, err := claimNamespace()
+	if err != nil {
+		return err
+	}
+	defer unclaim()
+	if err := o.writeRunRecord(); err != nil {
+		return err
+	}
 	return (&nodeRun{o: o, config: config, log: log}).run(ctx)
 }

@@ -15,17 +15,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The entries of a data directory. Nothing else in it is Portico's.
 const (
 	lockFile       = "lock"
 	runFile        = "run.json"
 	kubeconfigFile = "kubeconfig"
-	etcdDir        = "etcd"
-	pkiDir         = "pki"
-	imagesDir      = "images"
-	guestsDir      = "guests"
-	nodeDir        = "node"
 )
+
+// dataEntries are what Portico keeps in a data directory. Nothing else there is its.
+var dataEntries = []string{"etcd", "pki", "images", "guests", "node", kubeconfigFile, kubeconfigFile + ".new", runFile, runFile + ".new", lockFile}
 
 // prepareDataDir makes the folder and takes the lock that a second instance finds.
 // A run that stored nothing leaves nothing: release removes what was made here and
@@ -36,8 +33,11 @@ func prepareDataDir(dir string) (release func(), err error) {
 		return nil, fmt.Errorf("--data-dir %s can't be made: %w; choose a folder that you may write to", dir, cause(err))
 	}
 	file := filepath.Join(dir, lockFile)
-	_, err = os.Stat(file)
-	fresh := errors.Is(err, fs.ErrNotExist)
+	before, err := entries(dir)
+	if err != nil {
+		undo()
+		return nil, fmt.Errorf("--data-dir %s can't be read: %w; run as its owner or choose another folder", dir, cause(err))
+	}
 	lock, err := os.OpenFile(file, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		undo()
@@ -48,8 +48,8 @@ func prepareDataDir(dir string) (release func(), err error) {
 		return nil, fmt.Errorf("another Portico%s runs on --data-dir %s; stop it first, or give this one a folder of its own", lockedBy(file), dir)
 	}
 	return func() {
-		if fresh && onlyEntry(dir, lockFile) {
-			_ = os.Remove(file) // what stays is an empty file
+		if now, err := entries(dir); err == nil && len(now) == len(before)+1 {
+			_ = os.Remove(file) // the lock alone is new; what may stay is an empty file
 			undo()
 		}
 		lock.Close()
@@ -80,9 +80,16 @@ func makeFolder(dir string) (undo func(), err error) {
 	return undo, nil
 }
 
-func onlyEntry(dir, name string) bool {
-	entries, err := os.ReadDir(dir)
-	return err == nil && len(entries) == 1 && entries[0].Name() == name
+func entries(dir string) ([]string, error) {
+	list, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	names := make([]string, len(list))
+	for i, e := range list {
+		names[i] = e.Name()
+	}
+	return names, nil
 }
 
 // cause strips the path off an error of package os: the message has it already.

@@ -19,20 +19,40 @@ import (
 // their holder, however it ends.
 const namespaceClaim = "@portico-agent"
 
-// errClaimed says that an agent runs in this network namespace.
-var errClaimed = errors.New("another Portico handles this host's network")
-
 // claimNamespace makes this process the one that programs this network namespace:
 // names of links and tables are the same for every data directory.
 func claimNamespace() (release func(), err error) {
 	l, err := net.Listen("unix", namespaceClaim)
 	switch {
 	case errors.Is(err, unix.EADDRINUSE):
-		return nil, errClaimed
+		pid, uid := claimant()
+		if uid != 0 {
+			return func() {}, nil // an agent is root; nobody else may keep one from starting
+		}
+		return nil, fmt.Errorf("another Portico (process %d) handles this host's network; stop it first, or run this one in a network namespace of its own", pid)
 	case err != nil:
 		return nil, fmt.Errorf("claim this network namespace: %w", err)
 	}
 	return func() { l.Close() }, nil
+}
+
+// claimant is who holds the claim.
+func claimant() (pid, uid int) {
+	c, err := net.Dial("unix", namespaceClaim)
+	if err != nil {
+		return 0, 0
+	}
+	defer c.Close()
+	raw, err := c.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return 0, 0
+	}
+	_ = raw.Control(func(fd uintptr) {
+		if cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
+			pid, uid = int(cred.Pid), int(cred.Uid)
+		}
+	})
+	return pid, uid
 }
 
 func bootID() (string, error) {

@@ -40,6 +40,9 @@ func checkHost(o *options, log *slog.Logger) error {
 	for _, w := range warnings {
 		log.Warn(w)
 	}
+	if _, err := routes.PrimaryAddresses(o.nodeIPs); err != nil {
+		return err
+	}
 	if o.vm == "off" {
 		return nil
 	}

@@ -1,15 +1,13 @@
 package cli
 
 import (
-	"context"
-	"errors"
 	"fmt"
-	"io/fs"
-	"net"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -73,13 +71,13 @@ func (o *options) readConfig(cmd *cobra.Command) error {
 	}
 	raw, err := os.ReadFile(o.config)
 	if err != nil {
-		return fmt.Errorf("--config: %w", err)
+		return fmt.Errorf("--config %s can't be read: %w; give the path of a file with settings", o.config, cause(err))
 	}
-	settings := map[string]any{}
-	if err := yaml.UnmarshalStrict(raw, &settings); err != nil {
-		return fmt.Errorf("--config %s is not a YAML map of settings: %w", o.config, err)
+	settings, err := parseSettings(raw)
+	if err != nil {
+		return fmt.Errorf("--config %s: %w; write settings like \"listen: 127.0.0.1:6443\", one a line", o.config, err)
 	}
-	for key, value := range settings {
+	for _, key := range slices.Sorted(maps.Keys(settings)) { // the same error each time
 		flag := cmd.Flags().Lookup(key)
 		if flag == nil || key == "config" {
 			return fmt.Errorf("--config %s: there is no setting %q; it has: %s", o.config, key, strings.Join(settingNames(cmd), ", "))
@@ -87,23 +85,79 @@ func (o *options) readConfig(cmd *cobra.Command) error {
 		if flag.Changed {
 			continue
 		}
-		if err := flag.Value.Set(text(value)); err != nil {
-			return fmt.Errorf("--config %s: %s: %w", o.config, key, err)
+		s, ok := text(settings[key])
+		if !ok || flag.Value.Set(s) != nil {
+			return fmt.Errorf("--config %s: the setting %q can't be %s; it wants %s", o.config, key, describe(settings[key]), wanted(flag))
 		}
 	}
 	return nil
 }
 
-// text writes a value of the file as it would be written on the command line.
-func text(value any) string {
-	if list, ok := value.([]any); ok {
-		parts := make([]string, len(list))
-		for i, v := range list {
-			parts[i] = text(v)
+func parseSettings(raw []byte) (map[string]any, error) {
+	var document any
+	if err := yaml.UnmarshalStrict(raw, &document); err != nil {
+		// What the library says, without the names of its own steps.
+		words := sentence(err)
+		for _, step := range []string{"error converting YAML to JSON: ", "yaml: ", "unmarshal errors:; "} {
+			words = strings.TrimPrefix(words, step)
 		}
-		return strings.Join(parts, ",")
+		return nil, fmt.Errorf("it is not YAML: %s", words)
 	}
-	return fmt.Sprint(value)
+	settings, ok := document.(map[string]any)
+	if !ok && document != nil {
+		return nil, fmt.Errorf("it is %s, not a map of settings", describe(document))
+	}
+	return settings, nil
+}
+
+// text writes a value of the file as it would be written on the command line.
+func text(value any) (_ string, ok bool) {
+	switch v := value.(type) {
+	case string, bool, int64:
+		return fmt.Sprint(v), true
+	case float64: // YAML becomes JSON on its way, and JSON's numbers are these
+		return strconv.FormatFloat(v, 'f', -1, 64), true
+	case []any:
+		parts := make([]string, len(v))
+		for i, item := range v {
+			if _, nested := item.([]any); nested {
+				return "", false
+			}
+			if parts[i], ok = text(item); !ok {
+				return "", false
+			}
+		}
+		return strings.Join(parts, ","), len(v) > 0
+	}
+	return "", false
+}
+
+// describe names a value of the file in an error.
+func describe(value any) string {
+	switch v := value.(type) {
+	case nil:
+		return "empty"
+	case map[string]any:
+		return "a map"
+	case []any:
+		return "a list"
+	case string:
+		return strconv.Quote(v)
+	default:
+		return fmt.Sprint(v)
+	}
+}
+
+// wanted says what a setting takes.
+func wanted(flag *pflag.Flag) string {
+	switch flag.Value.Type() {
+	case "bool":
+		return "true or false"
+	case "duration":
+		return "a time such as 30s or 2m"
+	}
+	name, _ := pflag.UnquoteUsage(flag)
+	return "text: " + name
 }
 
 func settingNames(cmd *cobra.Command) []string {
@@ -134,7 +188,7 @@ func (o *options) complete() (err error) {
 		return err
 	}
 	if errs := validation.IsDNS1123Subdomain(o.clusterDomain); len(errs) > 0 {
-		return fmt.Errorf("--cluster-domain %q is not a DNS name: %s", o.clusterDomain, errs[0])
+		return fmt.Errorf("--cluster-domain %q is not a DNS name: %s", o.clusterDomain, brief(errs[0]))
 	}
 	for _, choice := range []struct {
 		flag, value string
@@ -152,7 +206,7 @@ func (o *options) complete() (err error) {
 		o.nodeName = strings.ToLower(host)
 	}
 	if errs := validation.IsDNS1123Subdomain(o.nodeName); len(errs) > 0 {
-		return fmt.Errorf("--node-name %q can't name a node: %s", o.nodeName, errs[0])
+		return fmt.Errorf("--node-name %q can't name a node: %s", o.nodeName, brief(errs[0]))
 	}
 	if o.nodeIPs, err = parseAddresses("--node-ip", o.nodeIP); err != nil {
 		return err
@@ -160,12 +214,18 @@ func (o *options) complete() (err error) {
 	return o.checkGroup()
 }
 
+// brief leaves out the regular expression behind an upstream message.
+func brief(message string) string {
+	message, _, _ = strings.Cut(message, " (e.g. ")
+	return message
+}
+
 func (o *options) checkGroup() error {
 	if o.group == "" {
 		return nil
 	}
 	if _, err := os.Stat(filepath.Join(o.group, "cgroup.procs")); err != nil {
-		return fmt.Errorf("--cgroup %s is not a folder of cgroup v2 (%w); see `mount -t cgroup2`", o.group, err)
+		return fmt.Errorf("--cgroup %s is not a folder of cgroup v2 (it has no cgroup.procs); `mount -t cgroup2` shows where those are", o.group)
 	}
 	return nil
 }

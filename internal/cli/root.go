@@ -32,8 +32,17 @@ func Main(args []string) int {
 	case errors.As(err, &exit):
 		return int(exit)
 	}
-	fmt.Fprintf(os.Stderr, "portico: %s\n", strings.TrimSuffix(err.Error(), "\n"))
+	fmt.Fprintf(os.Stderr, "portico: %s\n", sentence(err))
 	return 1
+}
+
+// sentence puts an error on one line: joined errors have one for each.
+func sentence(err error) string {
+	lines := strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' })
+	for i := range lines {
+		lines[i] = strings.TrimSpace(lines[i])
+	}
+	return strings.Join(lines, "; ")
 }
 
 // exitError ends the program with a code and without a message: it was printed.
@@ -53,12 +62,11 @@ kernel, DNS, and VirtualMachines that really run.`,
   portico kubectl apply -f examples/      # create machines and a Service
   portico kubectl get vm,svc,endpointslices -A
   portico vm restart example-vm -n example-namespace`,
-		SilenceUsage:               true,
-		SilenceErrors:              true,
-		SuggestionsMinimumDistance: 2,
+		SilenceUsage:  true,
+		SilenceErrors: true,
 	}
 	root.SetGlobalNormalizationFunc(cliflag.WordSepNormalizeFunc)
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newUp(), newAgent(), newDown(), newVM(), newImage(), newStatus(), newVersion(), newKubectl())
-	return root
+	root.SetFlagErrorFunc(flagError)
+	return group(root, newUp(), newAgent(), newDown(), newVM(), newImage(), newStatus(), newVersion(), newKubectl())
 }

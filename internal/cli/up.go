@@ -25,7 +25,7 @@ go on running, and the next start finds them again. ` + "`portico down`" + ` end
 		Example: `  portico up
   portico up --no-agent --data-dir ~/portico --listen 127.0.0.1:6443
   portico up --config /etc/portico.yaml`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := o.readConfig(cmd); err != nil {
 				return err
@@ -41,7 +41,7 @@ go on running, and the next start finds them again. ` + "`portico down`" + ` end
 // up checks everything first, so that a start that can't work changes nothing.
 func up(ctx context.Context, o *options, log *slog.Logger) error {
 	begin := time.Now()
-	if err := errors.Join(o.complete()); err != nil {
+	if err := o.complete(); err != nil {
 		return err
 	}
 	if err := o.completeServer(); err != nil {
@@ -57,6 +57,13 @@ func up(ctx context.Context, o *options, log *slog.Logger) error {
 		return err
 	}
 	defer release()
+	if !o.noAgent {
+		release, err := claimNamespace()
+		if err != nil {
+			return err
+		}
+		defer release()
+	}
 	return (&upRun{o: o, log: log, begin: begin}).run(ctx)
 }
 
@@ -76,6 +83,9 @@ func (u *upRun) run(ctx context.Context) error {
 		return err
 	}
 	defer s.close()
+	if err := u.o.writeRunRecord(); err != nil {
+		return err
+	}
 	apiCtx, stopAPI := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopAPI()
 	apiEnded := make(chan error, 1)

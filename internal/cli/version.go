@@ -36,7 +36,7 @@ func newVersion() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
-		Args:  cobra.NoArgs,
+		Args:  noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			_, err := fmt.Fprintf(cmd.OutOrStdout(), "portico %s, Kubernetes API %s, %s %s/%s\n",
 				version(), kubernetesAPIVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH)

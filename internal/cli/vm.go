@@ -36,6 +36,11 @@ func (c *client) load() (*rest.Config, error) {
 	if own := defaultDataDir + "/kubeconfig"; c.kubeconfig == "" && os.Getenv("KUBECONFIG") == "" && readable(own) {
 		rules.ExplicitPath = own
 	}
+	if rules.ExplicitPath != "" {
+		if _, err := os.Stat(rules.ExplicitPath); err != nil {
+			return nil, fmt.Errorf("the kubeconfig %s can't be read: %w; `portico up` writes one into its data directory", rules.ExplicitPath, cause(err))
+		}
+	}
 	loader := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{})
 	config, err := loader.ClientConfig()
 	if err != nil {
@@ -65,7 +70,7 @@ func newVM() *cobra.Command {
 		{"restart", "Shut a virtual machine down and start it again, with its present template", "was scheduled to restart"},
 	} {
 		cmd.AddCommand(&cobra.Command{
-			Use: verb.name + " NAME", Short: verb.short, Args: cobra.ExactArgs(1),
+			Use: verb.name + " NAME", Short: verb.short, Args: oneArgument("NAME"),
 			RunE: func(cmd *cobra.Command, args []string) error {
 				if err := c.verb(cmd.Context(), args[0], verb.name); err != nil {
 					return err
@@ -76,12 +81,12 @@ func newVM() *cobra.Command {
 		})
 	}
 	cmd.AddCommand(&cobra.Command{
-		Use: "console NAME", Short: "Open the serial console; Ctrl+] leaves it", Args: cobra.ExactArgs(1),
+		Use: "console NAME", Short: "Open the serial console; Ctrl+] leaves it", Args: oneArgument("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.console(cmd.Context(), args[0], cmd.InOrStdin(), cmd.OutOrStdout())
 		},
 	})
-	return cmd
+	return group(cmd)
 }
 
 // subresource is the path of a verb on a machine, as virtctl calls it.

@@ -27,6 +27,9 @@ func (m *Manager) Adopt(ctx context.Context) error {
 		if !d.IsDir() {
 			continue
 		}
+		if ctx.Err() != nil {
+			break
+		}
 		g, err := m.adopt(ctx, filepath.Join(m.cfg.Dir, d.Name()))
 		if err != nil {
 			errs = append(errs, fmt.Errorf("adopt the guest %s: %w", d.Name(), err))
@@ -34,6 +37,10 @@ func (m *Manager) Adopt(ctx context.Context) error {
 		if g != nil {
 			m.remember(g)
 		}
+	}
+	if ctx.Err() != nil {
+		// Which guests run isn't known, so no link may be taken from any.
+		return errors.Join(append(errs, fmt.Errorf("adopt guests: %w", context.Cause(ctx)))...)
 	}
 	return errors.Join(append(errs, m.sweepLinks(ctx))...)
 }
@@ -91,9 +98,10 @@ func (g *Guest) ended(s Status) *Guest {
 }
 
 // resume connects to a QEMU that runs. One that doesn't answer is no guest that
-// anybody could stop or look after, so it is killed.
-func (m *Manager) resume(ctx context.Context, g *Guest) (*Guest, error) {
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+// anybody could stop or look after, so it is killed; but not where it is us who
+// are told to stop.
+func (m *Manager) resume(caller context.Context, g *Guest) (*Guest, error) {
+	ctx, cancel := context.WithTimeout(caller, startTimeout)
 	defer cancel()
 	var got struct{ Status string }
 	err := g.connect(ctx)
@@ -102,6 +110,10 @@ func (m *Manager) resume(ctx context.Context, g *Guest) (*Guest, error) {
 			g.mon.Close()
 			g.hub.Close()
 		}
+	}
+	if err != nil && caller.Err() != nil {
+		g.proc.Release()
+		return nil, nil // the next Adopt finds it
 	}
 	if err != nil {
 		s := Status{

@@ -29,7 +29,7 @@ const maxIndex = 4 << 20
 // blobName is the only kind of name that reaches the host's file system.
 var blobName = regexp.MustCompile(`^blobs/sha256/[0-9a-f]{64}$`)
 
-var errNotAnImage = errors.New("it is neither an OCI archive nor made by docker save")
+var errNotAnImage = errors.New("it is neither an OCI archive nor made by docker save; make one of them")
 
 // opener gives the archive's bytes, unzipped if need be.
 func opener(archive string) func() (io.ReadCloser, error) {

@@ -244,6 +244,9 @@ func complete(dir string, digest v1.Hash) error {
 		return err
 	}
 	m, err := img.Manifest()
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("the archive lacks the blob %s; make it again", digest)
+	}
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,43 @@
+package cli
+
+import (
+	"bytes"
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+
+	"k8s.io/klog/v2"
+)
+
+func TestKlog(t *testing.T) {
+	var out bytes.Buffer
+	routeKlog(slog.New(slog.NewTextHandler(&out, nil)))
+	t.Cleanup(klog.ClearLogger)
+	for _, tc := range []struct {
+		name string
+		log  func()
+		want string // in the one line, "" for none
+	}{
+		{"info", func() { klog.Info("started") }, ""},
+		{"structured info", func() { klog.InfoS("started", "a", 1) }, ""},
+		{"verbose", func() { klog.V(0).Info("started") }, ""},
+		{"warning", func() { klog.Warningf("slow: %d s] more", 3) }, `level=WARN msg="slow: 3 s] more" part=kubernetes`},
+		{"error", func() { klog.Errorf("lost\n") }, "level=ERROR msg=lost part=kubernetes"},
+		{"structured error", func() { klog.ErrorS(errors.New("gone"), "lost", "what", "it") }, `level=ERROR msg=lost part=kubernetes err=gone what=it`},
+		{"expected", func() { klog.Warning("Skipping API apiextensions.k8s.io/v1beta1 because it has no resources.") }, ""},
+		{"contextual", func() { klog.Background().Info("started") }, ""},
+		{"with values", func() { klog.Background().WithName("x").WithValues("k", "v").Error(nil, "lost") }, "level=ERROR msg=lost part=kubernetes"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			out.Reset()
+			tc.log()
+			switch got := out.String(); {
+			case tc.want == "" && got != "":
+				t.Errorf("got %s", got)
+			case !strings.Contains(got, tc.want) || tc.want != "" && strings.Count(got, "\n") != 1:
+				t.Errorf("got %q, want one line with %q", got, tc.want)
+			}
+		})
+	}
+}
