@@ -28,6 +28,7 @@ import (
 
 	"portico.dev/portico/internal/apiserver/claims"
 	"portico.dev/portico/internal/apiserver/etcd"
+	"portico.dev/portico/internal/apiserver/noderestriction"
 )
 
 // kubernetesVersion is the version of the API that is served: that of the k8s.io
@@ -41,6 +42,10 @@ const maxBodyBytes = 3 << 20
 // minRequestTimeout is how long a watch lasts at least, upstream's default.
 const minRequestTimeout = 30 * time.Minute
 
+// watchDrain is how long watches may take to end at a shutdown. Without it the server
+// waits for clients to end them, a whole minute.
+const watchDrain = 2 * time.Second
+
 // assemble builds the servers from the end of their chain: custom resources, then
 // the built-in ones. What neither knows is answered 404.
 func (s *Server) assemble(rc registryConfig, check func(*http.Request) error) error {
@@ -52,15 +57,20 @@ func (s *Server) assemble(rc registryConfig, check func(*http.Request) error) er
 			return storageCodec(scheme, codecs, schema.GroupVersion{Group: gr.Group, Version: "v1"})
 		},
 		Wraps: map[schema.GroupResource]etcd.Wrap{
-			{Resource: "services"}:                                      claims.Wrap(servicePolicy(rc.pools)),
-			{Group: "kubevirt.io", Resource: "virtualmachines"}:         claims.Wrap(guestPolicy(rc.guests)),
-			{Group: "kubevirt.io", Resource: "virtualmachineinstances"}: claims.Wrap(guestPolicy(rc.guests)),
+			{Resource: "services"}:                                      claims.Wrap(servicePolicy(rc.pools, rc.mirror), s.config.Logger),
+			{Group: "kubevirt.io", Resource: "virtualmachines"}:         claims.Wrap(guestPolicy(rc.guests, rc.mirror), s.config.Logger),
+			{Group: "kubevirt.io", Resource: "virtualmachineinstances"}: claims.Wrap(guestPolicy(rc.guests, rc.mirror), s.config.Logger),
 		},
 		Keys: map[schema.GroupResource]string{
 			{Resource: "services"}: "services/specs", {Resource: "endpoints"}: "services/endpoints", {Resource: "nodes"}: "minions",
 		},
 	}
-	config, err := s.genericConfig(scheme, codecs, check)
+	sec, err := newSecurity(s.config.SigningKey, s.config.ClusterDomain)
+	if err != nil {
+		return err
+	}
+	rc.security = sec
+	config, err := s.genericConfig(scheme, codecs, sec, check)
 	if err != nil {
 		return err
 	}
@@ -70,7 +80,13 @@ func (s *Server) assemble(rc registryConfig, check func(*http.Request) error) er
 		return fmt.Errorf("make the API server's own client: %w", err)
 	}
 	config.SharedInformerFactory = informers.NewSharedInformerFactory(kube, 0)
-	if config.AdmissionControl, err = namespaceLifecycle(kube, config.SharedInformerFactory); err != nil {
+	lifecycle, err := namespaceLifecycle(kube, config.SharedInformerFactory)
+	if err != nil {
+		return err
+	}
+	config.AdmissionControl = admission.NewChainHandler(lifecycle, noderestriction.Plugin{})
+	followed, err := sec.rules.Follow(config.SharedInformerFactory)
+	if err != nil {
 		return err
 	}
 	custom, err := newCustomResources(*config, s.config.Store)
@@ -84,7 +100,11 @@ func (s *Server) assemble(rc registryConfig, check func(*http.Request) error) er
 	if err := install(main, config, scheme, codecs, options, rc); err != nil {
 		return err
 	}
+	main.ShutdownTimeout = shutdownTimeout
 	installOpenAPI(main, custom, config)
+	if err := sec.bootstrapRBAC(main, kube, followed); err != nil {
+		return fmt.Errorf("prepare the default roles: %w", err)
+	}
 	main.AddPostStartHookOrDie("start-informers", func(hook genericapiserver.PostStartHookContext) error {
 		config.SharedInformerFactory.Start(hook.Done())
 		return nil
@@ -94,12 +114,13 @@ func (s *Server) assemble(rc registryConfig, check func(*http.Request) error) er
 }
 
 // genericConfig is what both servers share.
-func (s *Server) genericConfig(scheme *runtime.Scheme, codecs serializer.CodecFactory, check func(*http.Request) error) (*genericapiserver.RecommendedConfig, error) {
+func (s *Server) genericConfig(scheme *runtime.Scheme, codecs serializer.CodecFactory, sec *security, check func(*http.Request) error) (*genericapiserver.RecommendedConfig, error) {
 	config := genericapiserver.NewRecommendedConfig(codecs)
 	config.EffectiveVersion = basecompatibility.NewEffectiveVersionFromString(kubernetesVersion, "", "")
 	config.MaxRequestBodyBytes = maxBodyBytes
 	config.MinRequestTimeout = int(minRequestTimeout.Seconds())
 	config.EnableProfiling = false
+	config.ShutdownWatchTerminationGracePeriod = watchDrain
 	config.AggregatedDiscoveryGroupManager = discoveryendpoint.NewResourceManager("apis")
 	config.LongRunningFunc = genericfilters.BasicLongRunningRequestCheck(sets.NewString("watch"), sets.NewString("console"))
 	config.SecureServing = &genericapiserver.SecureServingInfo{Listener: s.config.Listener, Cert: s.config.Serving}
@@ -111,14 +132,14 @@ func (s *Server) genericConfig(scheme *runtime.Scheme, codecs serializer.CodecFa
 	if err := s.loopbackConfig(config); err != nil {
 		return nil, err
 	}
-	config.Authentication.Authenticator = newAuthenticator(s.config.Authority.Pool())
-	authorizer, err := newAuthorizer()
-	if err != nil {
-		return nil, err
-	}
-	config.Authorization.Authorizer = authorizer
+	config.Authentication.Authenticator = newAuthenticator(s.config.Authority.Pool(), sec.issuer)
+	config.Authentication.APIAudiences = sec.issuer.Audiences()
+	config.Authorization.Authorizer, config.RuleResolver = sec.decides, sec.rules
 	config.BuildHandlerChainFunc = func(handler http.Handler, c *genericapiserver.Config) http.Handler {
 		return genericapiserver.DefaultBuildHandlerChain(withWarnings(handler, maxBodyBytes), c)
+	}
+	if s.config.Audit != nil {
+		useAudit(&config.Config, s.config.Audit)
 	}
 	config.OpenAPIConfig, config.OpenAPIV3Config = openAPIConfigs()
 	// Both servers' paths go into one document: see installOpenAPI.

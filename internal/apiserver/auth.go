@@ -1,16 +1,17 @@
 package apiserver
 
 import (
-	"context"
 	"crypto/x509"
 	"fmt"
-	"strings"
+	"time"
 
 	"k8s.io/apiserver/pkg/apis/apiserver"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/group"
 	"k8s.io/apiserver/pkg/authentication/request/anonymous"
+	"k8s.io/apiserver/pkg/authentication/request/bearertoken"
 	"k8s.io/apiserver/pkg/authentication/request/union"
+	"k8s.io/apiserver/pkg/authentication/request/websocket"
 	x509request "k8s.io/apiserver/pkg/authentication/request/x509"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
@@ -23,10 +24,10 @@ import (
 // it is, nothing of what it holds.
 var openPaths = []string{"/healthz", "/livez", "/readyz", "/version"}
 
-// newAuthenticator knows people and nodes by certificates of our authority. This
-// process calls itself by a token that the library adds: verifying x509 is a good
-// part of a request's cost.
-func newAuthenticator(ca *x509.CertPool) authenticator.Request {
+// newAuthenticator knows service accounts by their tokens, people and nodes by
+// certificates of our authority. This process calls itself by a token that the library
+// adds: verifying x509 is a good part of a request's cost.
+func newAuthenticator(ca *x509.CertPool, tokens authenticator.Token) authenticator.Request {
 	opts := x509request.DefaultVerifyOptions()
 	opts.Roots = ca
 	conditions := make([]apiserver.AnonymousAuthCondition, len(openPaths))
@@ -34,14 +35,19 @@ func newAuthenticator(ca *x509.CertPool) authenticator.Request {
 		conditions[i] = apiserver.AnonymousAuthCondition{Path: p}
 	}
 	return union.New(
-		group.NewAuthenticatedGroupAdder(x509request.New(opts, x509request.CommonNameUserConversion)),
+		group.NewAuthenticatedGroupAdder(union.New(
+			bearertoken.New(tokens),
+			websocket.NewProtocolAuthenticator(tokens), // browsers can't send the header
+		)),
+		newCertCache(group.NewAuthenticatedGroupAdder(x509request.New(opts, x509request.CommonNameUserConversion)), time.Now),
 		anonymous.NewAuthenticator(conditions),
 	)
 }
 
-// newAuthorizer lets system:masters do everything, and whoever proved an identity
-// read what the server serves. Rights between these two come with RBAC.
-func newAuthorizer() (authorizer.Authorizer, error) {
+// newAuthorizer lets system:masters do everything, whatever the stored roles say, and
+// others what RBAC gives them. The open paths need no roles, for they are asked for
+// before any exist.
+func newAuthorizer(rules authorizer.Authorizer) (authorizer.Authorizer, error) {
 	open, err := path.NewAuthorizer(openPaths)
 	if err != nil {
 		return nil, fmt.Errorf("make the authorizer of open paths: %w", err)
@@ -49,20 +55,6 @@ func newAuthorizer() (authorizer.Authorizer, error) {
 	return authorizerunion.New(
 		authorizerunion.NamedAuthorizer{AuthorizerName: "paths", Authorizer: open},
 		authorizerunion.NamedAuthorizer{AuthorizerName: "privileged", Authorizer: authorizerfactory.NewPrivilegedGroups(user.SystemPrivilegedGroup)},
-		authorizerunion.NamedAuthorizer{AuthorizerName: "discovery", Authorizer: authorizer.AuthorizerFunc(readDiscovery)},
+		authorizerunion.NamedAuthorizer{AuthorizerName: "rbac", Authorizer: rules},
 	)
-}
-
-// readDiscovery lets authenticated users read discovery and OpenAPI: no client
-// works without them.
-func readDiscovery(_ context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
-	if a.IsResourceRequest() || a.GetVerb() != "get" || a.GetUser() == nil || a.GetUser().GetName() == user.Anonymous {
-		return authorizer.DecisionNoOpinion, "", nil
-	}
-	for _, prefix := range []string{"/api", "/apis", "/openapi", "/version"} {
-		if p := a.GetPath(); p == prefix || strings.HasPrefix(p, prefix+"/") {
-			return authorizer.DecisionAllow, "", nil
-		}
-	}
-	return authorizer.DecisionNoOpinion, "", nil
 }

@@ -44,10 +44,11 @@ func addEventConversions(s *runtime.Scheme) {
 		switch label {
 		case "metadata.name", "metadata.namespace", "reason", "type":
 			return label, value, nil
-		case "regarding.kind", "regarding.namespace", "regarding.name", "regarding.uid":
+		case "regarding.kind", "regarding.namespace", "regarding.name", "regarding.uid",
+			"regarding.apiVersion", "regarding.resourceVersion", "regarding.fieldPath":
 			return "involvedObject." + label[len("regarding."):], value, nil
 		case "reportingController":
-			return "source", value, nil
+			return "reportingComponent", value, nil
 		}
 		return "", "", fmt.Errorf("field label not supported: %s", label)
 	}))

@@ -36,7 +36,7 @@ func addFieldLabels(s *runtime.Scheme) {
 			switch {
 			case label == "metadata.name" || label == "metadata.namespace" || slices.Contains(known, label):
 				return label, value, nil
-			case label == "spec.host": // the API's first name of spec.nodeName
+			case label == "spec.host" && gvk.Kind == "Pod": // the API's first name of spec.nodeName
 				return "spec.nodeName", value, nil
 			}
 			return "", "", fmt.Errorf("field label not supported: %s; %s has metadata.name, metadata.namespace and %v", label, gvk.Kind, known)

@@ -3,11 +3,15 @@ package apiserver
 import (
 	"fmt"
 
+	"go.etcd.io/etcd/client/v3/kubernetes"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -17,6 +21,7 @@ import (
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
+	"portico.dev/portico/internal/apiserver/claims"
 	"portico.dev/portico/internal/core/ipam"
 	"portico.dev/portico/internal/core/machine"
 	"portico.dev/portico/internal/core/service"
@@ -27,7 +32,11 @@ type registryConfig struct {
 	cluster service.Cluster
 	pools   *ipam.Pools
 	guests  *ipam.GuestRange
+	mirror  *claims.Mirror
+	claims  *kubernetes.Client // reads them, for dry runs
 	doors   Doors
+	// security is asked by what gives rights away.
+	security *security
 }
 
 // storages collects the REST storage of each group.
@@ -59,6 +68,9 @@ func install(server *genericapiserver.GenericAPIServer, config *genericapiserver
 	if err := addCore(s, scheme, options, rc); err != nil {
 		return err
 	}
+	if err := addSecurity(s, scheme, options, rc.security); err != nil {
+		return err
+	}
 	if err := addMachines(s, scheme, options, rc); err != nil {
 		return err
 	}
@@ -77,7 +89,8 @@ func install(server *genericapiserver.GenericAPIServer, config *genericapiserver
 	}
 	for _, gv := range []schema.GroupVersion{
 		discoveryv1.SchemeGroupVersion, coordinationv1.SchemeGroupVersion, networkingv1.SchemeGroupVersion,
-		eventsv1.SchemeGroupVersion,
+		eventsv1.SchemeGroupVersion, rbacv1.SchemeGroupVersion,
+		authenticationv1.SchemeGroupVersion, authorizationv1.SchemeGroupVersion,
 	} {
 		if err := server.InstallAPIGroup(groupInfo(scheme, codecs, gv, s)); err != nil {
 			return fmt.Errorf("serve %s: %w", gv, err)
@@ -107,11 +120,16 @@ func addCore(s storages, scheme *runtime.Scheme, options generic.RESTOptionsGett
 	s.put(core, "namespaces", newNamespaceStorage(namespaces, status))
 	s.put(core, "namespaces/finalize", newFinalizeStorage(namespaces))
 
+	endpoints, _, err := add(s, scheme, options, endpointsKind())
+	if err != nil {
+		return err
+	}
 	services, _, err := add(s, scheme, options, serviceKind(rc.cluster, rc.pools))
 	if err != nil {
 		return err
 	}
-	s.put(core, "services", &serviceStorage{services, rc.pools})
+	services.AfterDelete = deleteEndpoints(endpoints.Store)
+	s.put(core, "services", &serviceStorage{services, rc.pools, rc.claims})
 
 	pods, _, err := add(s, scheme, options, podKind())
 	if err != nil {
@@ -127,7 +145,6 @@ func addCore(s storages, scheme *runtime.Scheme, options generic.RESTOptionsGett
 	s.put(eventsv1.SchemeGroupVersion, "events", events)
 
 	for _, build := range []func() error{
-		func() error { _, _, err := add(s, scheme, options, endpointsKind()); return err },
 		func() error { _, _, err := add(s, scheme, options, nodeKind()); return err },
 		func() error { _, _, err := add(s, scheme, options, configMapKind()); return err },
 		func() error { _, _, err := add(s, scheme, options, secretKind()); return err },

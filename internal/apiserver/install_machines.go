@@ -2,7 +2,6 @@ package apiserver
 
 import (
 	"fmt"
-	"slices"
 
 	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -40,7 +39,7 @@ func installMachineGroup(server *genericapiserver.GenericAPIServer, config *gene
 	group := &genericapi.APIGroupVersion{
 		Storage: resources, Root: genericapiserver.APIGroupPrefix, GroupVersion: gv, AllServedVersionsByResource: served,
 		OptionsExternalVersion: &schema.GroupVersion{Version: "v1"},
-		Serializer:             textOnly{codecs}, ParameterCodec: metav1.ParameterCodec,
+		Serializer:             newMachineSerializers(codecs), ParameterCodec: metav1.ParameterCodec,
 		Typer: scheme, Creater: scheme, Convertor: scheme, ConvertabilityChecker: scheme, Defaulter: scheme,
 		Namer: runtime.Namer(meta.NewAccessor()), UnsafeConvertor: runtime.UnsafeObjectConvertor(scheme),
 		TypeConverter: converter, EquivalentResourceRegistry: server.EquivalentResourceRegistry,
@@ -69,16 +68,6 @@ func installMachineGroup(server *genericapiserver.GenericAPIServer, config *gene
 		}
 	}
 	return nil
-}
-
-// textOnly offers JSON and YAML: KubeVirt's types have no protobuf form. Clients that
-// would rather have protobuf name JSON as their second choice.
-type textOnly struct{ runtime.NegotiatedSerializer }
-
-func (t textOnly) SupportedMediaTypes() []runtime.SerializerInfo {
-	return slices.DeleteFunc(slices.Clone(t.NegotiatedSerializer.SupportedMediaTypes()), func(i runtime.SerializerInfo) bool {
-		return i.MediaType == runtime.ContentTypeProtobuf
-	})
 }
 
 // machineConverter knows the fields of the group's kinds from their OpenAPI models.

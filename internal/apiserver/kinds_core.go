@@ -30,6 +30,7 @@ func namespaceKind() kind[*corev1.Namespace] {
 		},
 		rules: rules[*corev1.Namespace]{
 			prepareCreate: func(n *corev1.Namespace) {
+				defaultNamespace(n) // generateName gave it a name after decoding
 				n.Status.Phase = corev1.NamespaceActive
 				if !slices.Contains(n.Spec.Finalizers, corev1.FinalizerKubernetes) {
 					n.Spec.Finalizers = append(n.Spec.Finalizers, corev1.FinalizerKubernetes)
@@ -92,6 +93,9 @@ func configMapKind() kind[*corev1.ConfigMap] {
 					if !equality.Semantic.DeepEqual(c.Data, old.Data) {
 						errs = append(errs, field.Forbidden(path, "field is immutable when `immutable` is set"))
 					}
+					if !equality.Semantic.DeepEqual(c.BinaryData, old.BinaryData) {
+						errs = append(errs, field.Forbidden(field.NewPath("binaryData"), "field is immutable when `immutable` is set"))
+					}
 				}
 				return errs
 			},
@@ -114,10 +118,15 @@ func secretKind() kind[*corev1.Secret] {
 		s.StringData = nil
 	}
 	validateKeys := func(s *corev1.Secret) (errs field.ErrorList) {
-		for key := range s.Data {
+		total := 0
+		for key, value := range s.Data {
+			total += len(value)
 			for _, msg := range utilvalidation.IsConfigMapKey(key) {
 				errs = append(errs, field.Invalid(field.NewPath("data").Key(key), key, msg))
 			}
+		}
+		if total > corev1.MaxSecretSize {
+			errs = append(errs, field.TooLong(field.NewPath("data"), "", corev1.MaxSecretSize))
 		}
 		return errs
 	}
@@ -134,6 +143,14 @@ func secretKind() kind[*corev1.Secret] {
 			},
 			validateUpdate: func(s, old *corev1.Secret) field.ErrorList {
 				errs := append(validateMetaUpdate(&s.ObjectMeta, &old.ObjectMeta), validateKeys(s)...)
+				if old.Immutable != nil && *old.Immutable {
+					if s.Immutable == nil || !*s.Immutable {
+						errs = append(errs, field.Forbidden(field.NewPath("immutable"), "field is immutable when `immutable` is set"))
+					}
+					if !equality.Semantic.DeepEqual(s.Data, old.Data) {
+						errs = append(errs, field.Forbidden(field.NewPath("data"), "field is immutable when `immutable` is set"))
+					}
+				}
 				return append(errs, validation.ValidateImmutableField(s.Type, old.Type, field.NewPath("type"))...)
 			},
 		},
@@ -173,6 +190,7 @@ func nodeKind() kind[*corev1.Node] {
 			return fields.Set{"spec.unschedulable": strconv.FormatBool(n.Spec.Unschedulable)}
 		},
 		rules: rules[*corev1.Node]{
+			statusOnCreate: true,
 			validate: func(n *corev1.Node) field.ErrorList {
 				return validateMeta(&n.ObjectMeta, false, validation.NameIsDNSSubdomain)
 			},
@@ -185,6 +203,7 @@ func nodeKind() kind[*corev1.Node] {
 			},
 		},
 		table: table[*corev1.Node]{
+			afterAge: 1,
 			columns: []metav1.TableColumnDefinition{
 				column("Status", "Whether the node takes workloads."), column("Roles", "Roles from the node's labels."),
 				column("Version", "Version of the agent."), wide("Internal-IP", "Addresses inside the cluster."),
@@ -266,6 +285,7 @@ func eventKind() kind[*corev1.Event] {
 			},
 		},
 		table: table[*corev1.Event]{
+			nameWide: true,
 			columns: []metav1.TableColumnDefinition{
 				column("Last Seen", "Time since it happened last."), column("Type", "Normal or Warning."),
 				column("Reason", "Why, in one word."), column("Object", "What it happened to."), column("Message", "What happened."),

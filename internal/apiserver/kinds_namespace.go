@@ -17,7 +17,28 @@ import (
 // namespaceStorage deletes in two steps: a namespace is Terminating, and refuses
 // new objects, until the namespace controller has emptied it and taken the
 // finalizer `kubernetes` from spec.finalizers (API-13).
-type namespaceStorage struct{ *restStorage }
+//
+// It has no deletecollection, as upstream: that would remove namespaces past the two
+// steps, and leave their contents behind.
+type namespaceStorage struct {
+	namespaceVerbs
+	store *restStorage
+}
+
+// namespaceVerbs is what a namespace has in common with other kinds.
+type namespaceVerbs interface {
+	rest.StorageWithReadiness
+	rest.Scoper
+	rest.SingularNameProvider
+	rest.ShortNamesProvider
+	rest.CategoriesProvider
+	rest.StorageVersionProvider
+	rest.ResetFieldsStrategy
+	rest.Getter
+	rest.Lister
+	rest.Watcher
+	rest.CreaterUpdater
+}
 
 func newNamespaceStorage(main *restStorage, status *statusStorage) *namespaceStorage {
 	emptied := func(ctx context.Context, key string, obj, existing runtime.Object) bool {
@@ -26,7 +47,7 @@ func newNamespaceStorage(main *restStorage, status *statusStorage) *namespaceSto
 	}
 	main.ShouldDeleteDuringUpdate = emptied
 	status.store.ShouldDeleteDuringUpdate = emptied
-	return &namespaceStorage{main}
+	return &namespaceStorage{main, main}
 }
 
 // immortal are the namespaces that the system itself lives in.
@@ -42,7 +63,7 @@ func (s *namespaceStorage) Delete(ctx context.Context, name string, validate res
 	}
 	ns := obj.(*corev1.Namespace)
 	if len(ns.Spec.Finalizers) == 0 {
-		return s.restStorage.Delete(ctx, name, validate, options)
+		return s.store.Delete(ctx, name, validate, options)
 	}
 	if options == nil {
 		options = metav1.NewDeleteOptions(0)
@@ -58,12 +79,12 @@ func (s *namespaceStorage) Delete(ctx context.Context, name string, validate res
 	if ns.DeletionTimestamp != nil {
 		return ns, false, nil
 	}
-	key, err := s.KeyFunc(ctx, name)
+	key, err := s.store.KeyFunc(ctx, name)
 	if err != nil {
 		return nil, false, err
 	}
-	out := s.NewFunc()
-	err = s.Storage.GuaranteedUpdate(ctx, key, out, false, &preconditions,
+	out := s.New()
+	err = s.store.Storage.GuaranteedUpdate(ctx, key, out, false, &preconditions,
 		storage.SimpleUpdate(func(existing runtime.Object) (runtime.Object, error) {
 			if err := validate(ctx, existing); err != nil {
 				return nil, err

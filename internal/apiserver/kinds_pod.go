@@ -52,7 +52,8 @@ func podFields(p *corev1.Pod) fields.Set {
 	}
 }
 
-// podGrace is how long a pod may take to end: nothing where it doesn't run.
+// podGrace is how long a pod may take to end: nothing where it doesn't run. A second
+// deletion may shorten it; below zero means as fast as a grace period allows.
 func podGrace(p *corev1.Pod, asked *int64) int64 {
 	period := int64(podGracePeriod)
 	if p.Spec.TerminationGracePeriodSeconds != nil {
@@ -65,7 +66,10 @@ func podGrace(p *corev1.Pod, asked *int64) int64 {
 	if p.Spec.NodeName == "" || ended {
 		period = 0
 	}
-	return max(period, 0)
+	if period < 0 {
+		period = 1
+	}
+	return period
 }
 
 func validatePodSpec(spec *corev1.PodSpec) field.ErrorList {
@@ -182,6 +186,10 @@ func (b *bindingStorage) bad(msg string) error { return apierrors.NewBadRequest(
 func (b *bindingStorage) conflict(n, s string) error {
 	return apierrors.NewConflict(corev1.Resource("pods/binding"), n, fmt.Errorf("%s", s))
 }
+
+// PreserveRequestObjectMetaSystemFieldsOnSubresourceCreate keeps the UID of a Binding,
+// which is a precondition, from being taken for one that the server should give.
+func (b *bindingStorage) PreserveRequestObjectMetaSystemFieldsOnSubresourceCreate() bool { return true }
 
 func (b *bindingStorage) Create(ctx context.Context, name string, obj runtime.Object, _ rest.ValidateObjectFunc, options *metav1.CreateOptions) (runtime.Object, error) {
 	binding, ok := obj.(*corev1.Binding)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 
+	"go.etcd.io/etcd/client/v3/kubernetes"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -12,6 +13,8 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/apiserver/pkg/registry/generic/registry"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/apiserver/pkg/util/dryrun"
 
@@ -81,7 +84,7 @@ func externalAddresses(s *corev1.Service) string {
 }
 
 // servicePolicy says what Services claim, and assigns from pools.
-func servicePolicy(pools *ipam.Pools) claims.Policy {
+func servicePolicy(pools *ipam.Pools, mirror *claims.Mirror) claims.Policy {
 	return claims.Policy{
 		Claims: func(obj runtime.Object) []ipam.Claim {
 			return ipam.ServiceClaims(obj.(*corev1.Service))
@@ -95,6 +98,8 @@ func servicePolicy(pools *ipam.Pools) claims.Policy {
 			}
 			return serviceAssignment{a, svc}, nil
 		},
+		Free:    pools.Free,
+		Refresh: mirror.Refresh,
 	}
 }
 
@@ -117,14 +122,38 @@ func serviceError(svc *corev1.Service, err error) error {
 	case errors.As(err, &invalid):
 		return apierrors.NewInvalid(corev1.SchemeGroupVersion.WithKind("Service").GroupKind(), svc.Name, field.ErrorList{invalid})
 	}
-	return apierrors.NewInternalError(err)
+	return &causedError{apierrors.NewInternalError(err), err}
+}
+
+// causedError is an answer that still tells its cause: ipam.ErrFull for one.
+type causedError struct {
+	*apierrors.StatusError
+	cause error
+}
+
+func (e *causedError) Unwrap() error { return e.cause }
+
+// deleteEndpoints removes the Endpoints of a Service that is gone, written by hand or
+// not, as upstream does. Slices are collected by their owner.
+func deleteEndpoints(endpoints *registry.Store) registry.AfterDeleteFunc {
+	return func(obj runtime.Object, options *metav1.DeleteOptions) {
+		if dryrun.IsDryRun(options.DryRun) {
+			return
+		}
+		svc := obj.(*corev1.Service)
+		// The request's context isn't handed on. A failure leaves Endpoints without a
+		// Service, which nobody is sent to.
+		ctx := request.WithNamespace(context.Background(), svc.Namespace)
+		_, _, _ = endpoints.Delete(ctx, svc.Name, rest.ValidateAllObjectFunc, &metav1.DeleteOptions{})
+	}
 }
 
 // serviceStorage lets a dry run show the addresses that a write would get. The store
 // assigns real writes itself; a dry run never reaches it, and keeps nothing.
 type serviceStorage struct {
 	*restStorage
-	pools *ipam.Pools
+	pools  *ipam.Pools
+	claims *kubernetes.Client
 }
 
 func (s *serviceStorage) Create(ctx context.Context, obj runtime.Object, validate rest.ValidateObjectFunc, options *metav1.CreateOptions) (runtime.Object, error) {
@@ -132,7 +161,7 @@ func (s *serviceStorage) Create(ctx context.Context, obj runtime.Object, validat
 	if err != nil || !dryrun.IsDryRun(options.DryRun) {
 		return out, err
 	}
-	return out, s.preview(out)
+	return out, s.preview(ctx, out)
 }
 
 func (s *serviceStorage) Update(ctx context.Context, name string, info rest.UpdatedObjectInfo, create rest.ValidateObjectFunc,
@@ -142,11 +171,19 @@ func (s *serviceStorage) Update(ctx context.Context, name string, info rest.Upda
 	if err != nil || !dryrun.IsDryRun(options.DryRun) {
 		return out, created, err
 	}
-	return out, created, s.preview(out)
+	return out, created, s.preview(ctx, out)
 }
 
-func (s *serviceStorage) preview(obj runtime.Object) error {
+// preview assigns what a write would, and says which choice of the client's is taken.
+func (s *serviceStorage) preview(ctx context.Context, obj runtime.Object) error {
 	svc := obj.(*corev1.Service)
+	taken, err := claims.Taken(ctx, s.claims, ipam.ServiceClaims(svc))
+	if err != nil {
+		return apierrors.NewInternalError(err)
+	}
+	if taken != "" {
+		return serviceError(svc, ipam.ConflictError(svc, taken))
+	}
 	a, err := s.pools.Assign(svc, nil)
 	if err != nil {
 		return serviceError(svc, err)

@@ -3,6 +3,7 @@ package apiserver
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -34,10 +35,12 @@ type kind[T runtime.Object] struct {
 	ttl              time.Duration // 0: kept until deleted
 }
 
-// table says what `kubectl get` prints: Name first and Age last are added here.
+// table says what `kubectl get` prints: Name, first, and Age, last, are added here.
 type table[T runtime.Object] struct {
-	columns []metav1.TableColumnDefinition
-	row     func(T) []any
+	columns  []metav1.TableColumnDefinition
+	row      func(T) []any
+	afterAge int  // how many columns, but wide ones, stand behind Age
+	nameWide bool // name and age are for -o wide only
 }
 
 // column is a column of the default width; wide ones are shown by -o wide.
@@ -181,11 +184,21 @@ func (c tableConvertor[T]) ConvertToTable(_ context.Context, obj, options runtim
 
 // columns keeps wide columns behind Age, as kubectl's users are used to.
 func (c tableConvertor[T]) columns() []metav1.TableColumnDefinition {
-	cols := []metav1.TableColumnDefinition{{Name: "Name", Type: "string", Format: "name", Description: "Name of the " + c.singular + "."}}
-	n := c.normal()
-	cols = append(cols, c.table.columns[:n]...)
-	cols = append(cols, metav1.TableColumnDefinition{Name: "Age", Type: "string", Description: "Time since the creation."})
-	return append(cols, c.table.columns[n:]...)
+	name := metav1.TableColumnDefinition{Name: "Name", Type: "string", Format: "name", Description: "Name of the " + c.singular + "."}
+	age := metav1.TableColumnDefinition{Name: "Age", Type: "string", Description: "Time since the creation."}
+	if c.table.nameWide {
+		name.Priority, age.Priority = 1, 1
+	}
+	return arrange(c, name, age, c.table.columns)
+}
+
+// arrange puts name and age in their places among the rest.
+func arrange[T runtime.Object, E any](c tableConvertor[T], name, age E, rest []E) []E {
+	if c.table.nameWide {
+		return append(slices.Clone(rest), name, age)
+	}
+	n := c.normal() - c.table.afterAge
+	return slices.Concat([]E{name}, rest[:n], []E{age}, rest[n:])
 }
 
 // normal counts the columns that are not wide; they come first.
@@ -211,10 +224,7 @@ func (c tableConvertor[T]) row(obj runtime.Object) (metav1.TableRow, error) {
 	if c.table.row != nil {
 		cells = c.table.row(typed)
 	}
-	n := c.normal()
-	row := append([]any{m.GetName()}, cells[:n]...)
-	row = append(row, age(m.GetCreationTimestamp()))
-	row = append(row, cells[n:]...)
+	row := arrange(c, any(m.GetName()), any(age(m.GetCreationTimestamp())), cells)
 	return metav1.TableRow{Cells: row, Object: runtime.RawExtension{Object: obj}}, nil
 }
 

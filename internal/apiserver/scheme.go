@@ -1,11 +1,14 @@
 package apiserver
 
 import (
+	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -28,6 +31,7 @@ func newScheme() *runtime.Scheme {
 	for _, add := range []func(*runtime.Scheme) error{
 		corev1.AddToScheme, discoveryv1.AddToScheme, coordinationv1.AddToScheme,
 		networkingv1.AddToScheme, eventsv1.AddToScheme, kubevirtv1.AddToScheme,
+		rbacv1.AddToScheme, authenticationv1.AddToScheme, authorizationv1.AddToScheme,
 	} {
 		utilruntime.Must(add(s))
 	}
@@ -45,6 +49,7 @@ func newScheme() *runtime.Scheme {
 	}
 	metav1.AddToGroupVersion(s, subresourcesGroupVersion)
 	addDefaults(s)
+	addRBACDefaults(s)
 	addFieldLabels(s)
 	addEventConversions(s)
 	return s
@@ -56,6 +61,9 @@ var servedVersions = []schema.GroupVersion{
 	coordinationv1.SchemeGroupVersion,
 	networkingv1.SchemeGroupVersion,
 	eventsv1.SchemeGroupVersion,
+	rbacv1.SchemeGroupVersion,
+	authenticationv1.SchemeGroupVersion,
+	authorizationv1.SchemeGroupVersion,
 	kubevirtv1.GroupVersion,
 }
 

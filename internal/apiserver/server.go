@@ -2,7 +2,9 @@ package apiserver
 
 import (
 	"context"
+	"crypto/ecdsa"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -25,13 +27,15 @@ type Config struct {
 	Store         etcd.Source
 	Authority     *certs.Authority
 	Serving       *certs.Serving
+	SigningKey    *ecdsa.PrivateKey // of service accounts' tokens
 	Listener      net.Listener
 	ServiceCIDRs  []netip.Prefix // the primary family's first
 	GuestCIDRs    []netip.Prefix
 	NodePortFirst uint16 // the range of node ports, both ends included
 	NodePortLast  uint16
 	ClusterDomain string
-	Doors         Doors // nil: guests' consoles can't be reached
+	Doors         Doors     // nil: guests' consoles can't be reached
+	Audit         io.Writer // notes who wrote what; nil: nothing is noted
 	Logger        *slog.Logger
 	Version       string // Portico's own
 }
@@ -42,18 +46,19 @@ type Server struct {
 	generic  *genericapiserver.GenericAPIServer
 	loopback *rest.Config
 	serving  *genericapiserver.SecureServingInfo
-	mirror   func() // waits for the mirror of claims to end
+	mirror   *claims.Mirror // of the claims, for the allocators
 	stop     context.CancelFunc
 }
 
-// New builds the server. It reads the claims once; ctx ends what it started.
+// New builds the server on a store of our format, whose claims it begins to follow;
+// ctx ends what it started.
 func New(ctx context.Context, config Config) (*Server, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	s := &Server{config: config, stop: cancel}
 	if err := s.build(ctx); err != nil {
 		cancel()
 		if s.mirror != nil {
-			s.mirror()
+			s.mirror.Wait()
 		}
 		return nil, err
 	}
@@ -69,11 +74,15 @@ func (s *Server) build(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("connect to the store: %w", err)
 	}
-	if s.mirror, err = claims.Mirror(ctx, client, pools, guestHints{guests}); err != nil {
+	if err := etcd.Stamp(ctx, client.Client); err != nil {
+		return err
+	}
+	if s.mirror, err = claims.StartMirror(ctx, client, pools, newGuestHints(guests)); err != nil {
 		return err
 	}
 	return s.assemble(registryConfig{
 		cluster: service.Cluster{Families: pools.Families()}, pools: pools, guests: guests, doors: s.config.Doors,
+		mirror: s.mirror, claims: client,
 	}, storeCheck(client))
 }
 
@@ -105,7 +114,7 @@ func (s *Server) LoopbackConfig() *rest.Config { return rest.CopyConfig(s.loopba
 func (s *Server) Run(ctx context.Context) error {
 	defer func() {
 		s.stop()
-		s.mirror()
+		s.mirror.Wait()
 	}()
 	if err := s.generic.PrepareRun().RunWithContext(ctx); err != nil {
 		return fmt.Errorf("run the API server: %w", err)

@@ -2,14 +2,17 @@ package apiserver
 
 import (
 	"context"
+	"errors"
 	"reflect"
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/storage/names"
+	kubevirtv1 "kubevirt.io/api/core/v1"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 )
 
@@ -22,6 +25,7 @@ type rules[T runtime.Object] struct {
 	validateStatus func(obj, old T) field.ErrorList
 	warnings       func(obj, old T) []string // old is nil on create
 	createOnUpdate bool                      // PUT of an absent object creates it
+	statusOnCreate bool                      // a new object may bring its status
 	// graceful says how long a deletion may take; 0 removes the object at once.
 	graceful func(obj T, options *int64) int64
 }
@@ -43,7 +47,7 @@ func (s *strategy[T]) AllowUnconditionalUpdate(_ context.Context) bool { return 
 func (s *strategy[T]) Canonicalize(runtime.Object)                     {}
 
 func (s *strategy[T]) PrepareForCreate(_ context.Context, obj runtime.Object) {
-	if status := part(obj, "Status"); status.IsValid() {
+	if status := part(obj, "Status"); status.IsValid() && !s.rules.statusOnCreate {
 		status.SetZero()
 	}
 	if m, err := meta.Accessor(obj); err == nil && part(obj, "Spec").IsValid() {
@@ -114,7 +118,10 @@ func (s *strategy[T]) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
 	}
 }
 
-// statusStrategy takes the status of a written object and nothing else.
+// statusStrategy takes the status of a written object. As upstream, metadata of a
+// built-in kind may be written along: controllers of load balancers set their finalizer
+// through services/status, kubelets their labels through nodes/status. KubeVirt's kinds
+// are custom resources elsewhere, whose status endpoint takes the status alone.
 type statusStrategy[T runtime.Object] struct{ *strategy[T] }
 
 func (s statusStrategy[T]) PrepareForUpdate(_ context.Context, obj, old runtime.Object) {
@@ -127,16 +134,25 @@ func (s statusStrategy[T]) PrepareForUpdate(_ context.Context, obj, old runtime.
 		return
 	}
 	newMeta.SetGeneration(oldMeta.GetGeneration())
-	newMeta.SetLabels(oldMeta.GetLabels())
-	newMeta.SetAnnotations(oldMeta.GetAnnotations())
 	newMeta.SetOwnerReferences(oldMeta.GetOwnerReferences())
-	newMeta.SetFinalizers(oldMeta.GetFinalizers())
 	newMeta.SetDeletionTimestamp(oldMeta.GetDeletionTimestamp())
+	if s.statusAlone() {
+		newMeta.SetLabels(oldMeta.GetLabels())
+		newMeta.SetAnnotations(oldMeta.GetAnnotations())
+		newMeta.SetFinalizers(oldMeta.GetFinalizers())
+	}
 }
+
+func (s statusStrategy[T]) statusAlone() bool { return s.gv.Group == kubevirtv1.GroupVersion.Group }
 
 func (s statusStrategy[T]) ValidateUpdate(_ context.Context, obj, old runtime.Object) field.ErrorList {
 	if s.rules.validateStatus == nil {
-		return nil
+		newMeta, err1 := meta.Accessor(obj)
+		oldMeta, err2 := meta.Accessor(old)
+		if err := errors.Join(err1, err2); err != nil {
+			return field.ErrorList{field.InternalError(nil, err)}
+		}
+		return validation.ValidateObjectMetaAccessorUpdate(newMeta, oldMeta, field.NewPath("metadata"))
 	}
 	return s.rules.validateStatus(obj.(T), old.(T))
 }
@@ -146,10 +162,13 @@ func (s statusStrategy[T]) WarningsOnUpdate(context.Context, runtime.Object, run
 }
 
 func (s statusStrategy[T]) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
-	return map[fieldpath.APIVersion]*fieldpath.Set{
-		fieldpath.APIVersion(s.gv.String()): fieldpath.NewSet(
-			fieldpath.MakePathOrDie("spec"), fieldpath.MakePathOrDie("metadata", "labels")),
+	reset := fieldpath.NewSet(fieldpath.MakePathOrDie("spec"), fieldpath.MakePathOrDie("metadata", "ownerReferences"))
+	if s.statusAlone() {
+		for _, name := range []string{"labels", "annotations", "finalizers"} {
+			reset.Insert(fieldpath.MakePathOrDie("metadata", name))
+		}
 	}
+	return map[fieldpath.APIVersion]*fieldpath.Set{fieldpath.APIVersion(s.gv.String()): reset}
 }
 
 // part is obj's field of that name, or an invalid value where the kind has none.

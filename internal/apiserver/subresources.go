@@ -90,29 +90,34 @@ func (s *verbStorage) apply(ctx context.Context, name string, body []byte) error
 	if err != nil {
 		return err
 	}
-	var change machine.Change
-	decide := rest.DefaultUpdatedObjectInfo(nil, func(_ context.Context, _, old runtime.Object) (runtime.Object, error) {
-		vm := old.(*kubevirtv1.VirtualMachine).DeepCopy()
-		if change, err = s.decide(vm, vmi, body); err != nil {
-			return nil, err
-		}
-		change.Apply(vm)
-		return vm, nil
-	})
 	vm, err := s.vms.Get(ctx, name, &metav1.GetOptions{})
 	if err != nil {
 		return err
 	}
-	if change, err = s.decide(vm.(*kubevirtv1.VirtualMachine).DeepCopy(), vmi, body); err != nil {
+	change, err := s.decide(vm.(*kubevirtv1.VirtualMachine).DeepCopy(), vmi, body)
+	if err != nil {
 		return err
 	}
+	toStatus := change.ToStatus()
+	decide := rest.DefaultUpdatedObjectInfo(nil, func(_ context.Context, _, old runtime.Object) (runtime.Object, error) {
+		vm := old.(*kubevirtv1.VirtualMachine).DeepCopy()
+		change, err := s.decide(vm, vmi, body)
+		if err != nil {
+			return nil, err
+		}
+		if change.ToStatus() != toStatus {
+			return nil, apierrors.NewConflict(kubevirtv1.Resource("virtualmachines"), name, errors.New("its run strategy changed meanwhile; try again"))
+		}
+		change.Apply(vm)
+		return vm, nil
+	})
 	if change.GracePeriod != nil {
 		if err := s.setGrace(ctx, name, *change.GracePeriod); err != nil {
 			return err
 		}
 	}
 	store := s.vms
-	if change.ToStatus() {
+	if toStatus {
 		store = s.status
 	}
 	_, _, err = store.Update(ctx, name, decide, nil, rest.ValidateAllObjectUpdateFunc, false, &metav1.UpdateOptions{})
@@ -185,7 +190,9 @@ func (s *consoleStorage) Connect(ctx context.Context, name string, _ runtime.Obj
 			return
 		}
 		defer door.Close()
-		upgrader := websocket.Upgrader{Subprotocols: []string{consoleProtocol}, CheckOrigin: func(*http.Request) bool { return true }}
+		// Its own check of the Origin stays: no page of another site may use a
+		// browser's client certificate. Programs send none.
+		upgrader := websocket.Upgrader{Subprotocols: []string{consoleProtocol}}
 		ws, err := upgrader.Upgrade(w, req, nil)
 		if err != nil {
 			return // the upgrader answered

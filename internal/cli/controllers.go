@@ -14,6 +14,7 @@ import (
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 
 	"portico.dev/portico/internal/controllers"
+	"portico.dev/portico/internal/controllers/clusterroles"
 	"portico.dev/portico/internal/controllers/endpoints"
 	"portico.dev/portico/internal/controllers/garbage"
 	"portico.dev/portico/internal/controllers/leader"
@@ -21,6 +22,7 @@ import (
 	"portico.dev/portico/internal/controllers/namespaces"
 	"portico.dev/portico/internal/controllers/nodes"
 	"portico.dev/portico/internal/controllers/scheduling"
+	"portico.dev/portico/internal/controllers/serviceaccounts"
 	"portico.dev/portico/internal/controllers/system"
 	"portico.dev/portico/internal/kubevirt"
 )
@@ -57,6 +59,12 @@ func runControllers(ctx context.Context, config *rest.Config, o *options, log *s
 		}},
 		{Name: "nodes", Run: func(ctx context.Context) error {
 			return nodes.Run(ctx, nodes.Deps{Client: kube, Recorder: recorder, Log: log, Ranges: o.cluster})
+		}},
+		{Name: "serviceaccounts", Run: func(ctx context.Context) error {
+			return serviceaccounts.Run(ctx, serviceaccounts.Deps{Client: kube, Log: log})
+		}},
+		{Name: "clusterroles", Run: func(ctx context.Context) error {
+			return clusterroles.Run(ctx, clusterroles.Deps{Client: kube, Log: log})
 		}},
 		{Name: "namespaces", Run: func(ctx context.Context) error {
 			return namespaces.Run(ctx, namespaces.Deps{Client: kube, Metadata: meta, Discovery: kube.Discovery(), Log: log})

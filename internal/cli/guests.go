@@ -2,8 +2,6 @@ package cli
 
 import (
 	"context"
-	"crypto/tls"
-	"fmt"
 	"net/netip"
 	"path/filepath"
 	"time"
@@ -25,9 +23,6 @@ import (
 )
 
 const (
-	// doorPort is the kubelet's: API servers and firewalls expect a door there.
-	doorPort = 10250
-
 	// A guest that is to stop is asked once no slice calls it ready and the data
 	// planes had handOffMargin to follow, some ten times what they take; what hangs
 	// is not waited for longer than handOffLimit (VM-07).
@@ -135,30 +130,9 @@ func (n *nodeRun) newMachines(guests *vm.Manager) (*machines.Machines, error) {
 
 // startDoor lets the API server reach guests' consoles.
 func (n *nodeRun) startDoor(source door.Source) error {
-	cert, key, err := n.authority.Server("system:node:"+n.o.nodeName, []string{n.o.nodeName}, n.addresses.All())
-	if err != nil {
-		return err
+	n.door = &doorway{
+		node: n.o.nodeName, authority: n.authority, source: source, log: n.log, start: n.start,
+		open: map[netip.Addr]func(){},
 	}
-	pair, err := tls.X509KeyPair(cert, key)
-	if err != nil {
-		return fmt.Errorf("use the certificate of the node's door: %w", err)
-	}
-	server, err := door.New(door.Config{
-		TLS: &tls.Config{
-			Certificates: []tls.Certificate{pair}, ClientCAs: n.authority.Pool(),
-			ClientAuth: tls.RequireAndVerifyClientCert, MinVersion: tls.VersionTLS13,
-		},
-		Allow: door.AllowNames(apiServerName), Source: source, Log: n.log,
-	})
-	if err != nil {
-		return err
-	}
-	for _, a := range n.addresses.All() {
-		l, err := listenTCP("the node's door", netip.AddrPortFrom(a, doorPort).String())
-		if err != nil {
-			return err
-		}
-		n.start("door", func(ctx context.Context) error { return server.Serve(ctx, l) })
-	}
-	return nil
+	return n.door.follow(n.addresses.All())
 }

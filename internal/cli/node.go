@@ -70,6 +70,7 @@ type nodeRun struct {
 	plane     *dataplane.Plane // nil with --dataplane none
 	names     *dns.Server
 	node      *node.Node
+	door      *doorway // nil: none
 
 	group  sync.WaitGroup
 	cancel context.CancelCauseFunc
@@ -229,6 +230,11 @@ func (n *nodeRun) startRegistration(reg *register.Registration) {
 		return routes.WatchPrimary(ctx, n.o.nodeIPs, n.log, func(a routes.Addresses) {
 			if n.plane != nil {
 				n.plane.SetNodeAddresses(a.All())
+			}
+			if n.door != nil {
+				if err := n.door.follow(a.All()); err != nil {
+					n.log.Warn("The node's door isn't open at each of the node's addresses", "error", err)
+				}
 			}
 			select {
 			case changes <- a.All():

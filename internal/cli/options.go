@@ -32,6 +32,7 @@ type options struct {
 	nodePortRange, clusterDomain           string
 	dataplane, vm, nodeName, nodeIP, group string
 	kubeconfig                             string // of `portico agent`
+	auditLog                               string
 	noAgent                                bool
 
 	// parsed by complete
@@ -61,6 +62,7 @@ func (o *options) serverFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.listen, "listen", "127.0.0.1:6443", "`address` where people reach the API")
 	f.StringVar(&o.advertise, "advertise-address", "", "further `addresses` of this host where the API listens, for other hosts")
 	f.StringVar(&o.nodePortRange, "node-port-range", "30000-32767", "`range` of node ports")
+	f.StringVar(&o.auditLog, "audit-log", "", "`file` that notes who wrote what, as JSON; rotated at 100 MB (default: none)")
 	f.BoolVar(&o.noAgent, "no-agent", false, "run the API and the controllers only; needs no privilege")
 }
 

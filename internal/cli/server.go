@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -28,6 +29,7 @@ type server struct {
 	loopback  *rest.Config
 	kube      kubernetes.Interface
 	more      []net.Listener // further addresses where the API listens
+	audit     io.Closer      // nil: no audit log
 	url       string
 	log       *slog.Logger
 }
@@ -57,6 +59,17 @@ func openServer(ctx context.Context, o *options, doors apiserver.Doors, log *slo
 	if s.authority, err = certs.Open(filepath.Join(o.dataDir, "pki"), time.Now); err != nil {
 		return nil, err
 	}
+	key, err := certs.OpenSigningKey(filepath.Join(o.dataDir, "pki"))
+	if err != nil {
+		return nil, err
+	}
+	audit, err := openAuditLog(o.auditLog)
+	if err != nil {
+		return nil, err
+	}
+	if audit != nil {
+		s.audit = audit
+	}
 	if s.serving, err = certs.NewServing(s.authority, servingNames(o), servingAddresses(o)); err != nil {
 		return nil, err
 	}
@@ -64,9 +77,10 @@ func openServer(ctx context.Context, o *options, doors apiserver.Doors, log *slo
 		return nil, err
 	}
 	s.api, err = apiserver.New(ctx, apiserver.Config{
-		Store: s.store, Authority: s.authority, Serving: s.serving, Listener: listener,
+		Store: s.store, Authority: s.authority, Serving: s.serving, SigningKey: key, Listener: listener,
 		ServiceCIDRs: o.services, GuestCIDRs: o.guests, NodePortFirst: o.firstPort, NodePortLast: o.lastPort,
 		ClusterDomain: o.clusterDomain, Doors: doors, Logger: log, Version: version(),
+		Audit: audit,
 	})
 	if err != nil {
 		return nil, err
@@ -142,5 +156,8 @@ func (s *server) close() {
 	}
 	if s.store != nil {
 		s.store.Close()
+	}
+	if s.audit != nil {
+		s.audit.Close()
 	}
 }

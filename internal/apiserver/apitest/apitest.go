@@ -24,10 +24,12 @@ const readyTimeout = time.Minute
 
 // Server is a running API server.
 type Server struct {
-	Config *rest.Config // as system:masters
-	Kube   kubernetes.Interface
-	Dir    string // its data directory
-	stop   func()
+	Config    *rest.Config // as system:masters
+	Kube      kubernetes.Interface
+	Dir       string // its data directory
+	Store     etcd.Source
+	Authority *certs.Authority
+	stop      func()
 }
 
 // Stop ends the server; a test's end does it too.
@@ -42,41 +44,69 @@ func Start(t testing.TB, change ...func(*apiserver.Config)) *Server {
 // StartIn runs a server on the data that dir holds.
 func StartIn(t testing.TB, dir string, change ...func(*apiserver.Config)) *Server {
 	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	logger := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelError}))
-	store, err := etcd.StartEmbedded(ctx, dir+"/etcd", logger)
+	store, err := etcd.StartEmbedded(context.Background(), dir+"/etcd", logger(t))
 	if err != nil {
 		t.Fatal(err)
 	}
+	return start(t, dir, store, store.Close, change...)
+}
+
+// StartOn runs one more server on the store that another has opened.
+func StartOn(t testing.TB, other *Server, change ...func(*apiserver.Config)) *Server {
+	t.Helper()
+	return start(t, other.Dir, other.Store, func() {}, change...)
+}
+
+func logger(t testing.TB) *slog.Logger {
+	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelError}))
+}
+
+// Config is a dual-stack server's on the store, with its keys in dir.
+func Config(store etcd.Source, dir string, logger *slog.Logger) (apiserver.Config, error) {
 	authority, err := certs.Open(dir+"/pki", time.Now)
 	if err != nil {
-		t.Fatal(err)
+		return apiserver.Config{}, err
 	}
 	serving, err := certs.NewServing(authority, []string{"localhost"}, []netip.Addr{netip.MustParseAddr("127.0.0.1")})
 	if err != nil {
-		t.Fatal(err)
+		return apiserver.Config{}, err
+	}
+	key, err := certs.OpenSigningKey(dir + "/pki")
+	if err != nil {
+		return apiserver.Config{}, err
 	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		t.Fatal(err)
+		return apiserver.Config{}, err
 	}
-	config := apiserver.Config{
-		Store: store, Authority: authority, Serving: serving, Listener: listener,
+	return apiserver.Config{
+		Store: store, Authority: authority, Serving: serving, SigningKey: key, Listener: listener,
 		ServiceCIDRs:  []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12"), netip.MustParsePrefix("fd00:10:96::/112")},
 		GuestCIDRs:    []netip.Prefix{netip.MustParsePrefix("10.245.0.0/16"), netip.MustParsePrefix("fd00:10:245::/64")},
 		NodePortFirst: 30000, NodePortLast: 32767, ClusterDomain: "cluster.local", Logger: logger, Version: "test",
+	}, nil
+}
+
+func start(t testing.TB, dir string, store etcd.Source, closeStore func(), change ...func(*apiserver.Config)) *Server {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	config, err := Config(store, dir, logger(t))
+	if err != nil {
+		t.Fatal(err)
 	}
 	for _, f := range change {
 		f(&config)
 	}
 	server, err := apiserver.New(ctx, config)
 	if err != nil {
+		cancel()
+		closeStore()
 		t.Fatal(err)
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- server.Run(ctx) }()
 	stopped := false
-	s := &Server{Config: server.LoopbackConfig(), Dir: dir, stop: func() {
+	s := &Server{Config: server.LoopbackConfig(), Dir: dir, Store: config.Store, Authority: config.Authority, stop: func() {
 		if stopped {
 			return
 		}
@@ -85,7 +115,7 @@ func StartIn(t testing.TB, dir string, change ...func(*apiserver.Config)) *Serve
 		if err := <-ended; err != nil {
 			t.Errorf("the API server ended: %v", err)
 		}
-		store.Close()
+		closeStore()
 	}}
 	t.Cleanup(s.stop)
 	s.Kube, err = kubernetes.NewForConfig(s.Config)

@@ -51,10 +51,13 @@ func Open(dir string, now func() time.Time) (*Authority, error) {
 		return nil, fmt.Errorf("read the certificate authority: %w", err)
 	}
 	keyPEM, err := os.ReadFile(keyFile)
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("read the certificate authority's key: %w", err)
 	}
-	pair, err := tls.X509KeyPair(certPEM, keyPEM)
+	var pair tls.Certificate
+	if err == nil {
+		pair, err = tls.X509KeyPair(certPEM, keyPEM)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("the certificate authority in %s is damaged (%w); restore both files from a backup, or remove both to start a new one, which makes every kubeconfig invalid", dir, err)
 	}
@@ -90,10 +93,10 @@ func create(certFile, keyFile string, now func() time.Time) (*Authority, error) 
 		return nil, err
 	}
 	certPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	if err := os.WriteFile(keyFile, keyPEM, 0o600); err != nil {
+	if err := writeFile(keyFile, keyPEM, 0o600); err != nil {
 		return nil, fmt.Errorf("write the certificate authority's key: %w", err)
 	}
-	if err := os.WriteFile(certFile, certPEM, 0o644); err != nil {
+	if err := writeFile(certFile, certPEM, 0o644); err != nil {
 		return nil, fmt.Errorf("write the certificate authority: %w", err)
 	}
 	cert, err := x509.ParseCertificate(der)
@@ -101,6 +104,28 @@ func create(certFile, keyFile string, now func() time.Time) (*Authority, error) 
 		return nil, fmt.Errorf("read back the certificate authority: %w", err)
 	}
 	return &Authority{cert: cert, key: key, pem: certPEM, now: now}, nil
+}
+
+// writeFile makes a file that is whole or absent, also after a power cut: one that is
+// half written would be taken for a damaged authority at the next start.
+func writeFile(name string, data []byte, mode fs.FileMode) error {
+	f, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+".*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name()) // absent after the rename
+	_, err = f.Write(data)
+	if err := errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), name); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(name))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
 }
 
 // PEM is the authority's certificate.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"iter"
 	"strings"
+	"sync"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -23,43 +24,82 @@ type Hints interface {
 	Free(claims ...ipam.Claim)
 }
 
-// retryMirror is the pause after a failed watch: long enough not to press a store
-// that is in trouble, short against how fast ranges fill.
-const retryMirror = time.Second
+const (
+	// retryMirror is the pause after a broken watch or a failed read: long enough
+	// not to press a store that is in trouble, short against how fast ranges fill.
+	retryMirror = time.Second
+	// rereadMirror is how long a hint can be wrong that no event corrects: a choice
+	// stays marked when its write's result was unknown and turned out as not done.
+	rereadMirror = 10 * time.Minute
+	// refreshPause bounds what writers that find their range full cost the store.
+	refreshPause = time.Second
+)
 
-// Mirror keeps hints near the truth until ctx ends, by watching the claims. It
-// returns once it has read them for the first time; wait blocks until the watching
-// has ended.
-func Mirror(ctx context.Context, c *kubernetes.Client, hints ...Hints) (wait func(), err error) {
-	rev, err := readAll(ctx, c, hints)
+// Mirror keeps hints near the truth by watching the claims.
+type Mirror struct {
+	client *kubernetes.Client
+	hints  []Hints
+	done   chan struct{}
+
+	mu   sync.Mutex // guards the following, and the order of changes to hints
+	read time.Time  // when the claims were read last
+}
+
+// StartMirror reads the claims, then follows them until ctx ends.
+func StartMirror(ctx context.Context, c *kubernetes.Client, hints ...Hints) (*Mirror, error) {
+	m := &Mirror{client: c, hints: hints, done: make(chan struct{})}
+	rev, err := m.readAll(ctx)
 	if err != nil {
 		return nil, err
 	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for ctx.Err() == nil {
-			follow(ctx, c, rev+1, hints)
-			for ctx.Err() == nil {
-				if rev, err = readAll(ctx, c, hints); err == nil {
-					break
-				}
-				select {
-				case <-ctx.Done():
-				case <-time.After(retryMirror):
-				}
-			}
-		}
-	}()
-	return func() { <-done }, nil
+	go m.run(ctx, rev)
+	return m, nil
 }
 
-func readAll(ctx context.Context, c *kubernetes.Client, hints []Hints) (int64, error) {
-	resp, err := c.KV.Get(ctx, Root, clientv3.WithPrefix(), clientv3.WithKeysOnly())
+// Wait blocks until the mirror has ended.
+func (m *Mirror) Wait() { <-m.done }
+
+// Refresh reads the claims now, unless that was done a moment ago, and reports
+// whether it did.
+func (m *Mirror) Refresh(ctx context.Context) (bool, error) {
+	m.mu.Lock()
+	recent := time.Since(m.read) < refreshPause
+	m.mu.Unlock()
+	if recent {
+		return false, nil
+	}
+	_, err := m.readAll(ctx)
+	return err == nil, err
+}
+
+func (m *Mirror) run(ctx context.Context, rev int64) {
+	defer close(m.done)
+	for {
+		m.follow(ctx, rev+1)
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(retryMirror):
+			}
+			var err error
+			if rev, err = m.readAll(ctx); err == nil {
+				break
+			}
+		}
+	}
+}
+
+// readAll makes the hints anew. It holds the lock while it reads, so that no event
+// older than what it reads is applied after.
+func (m *Mirror) readAll(ctx context.Context) (int64, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	resp, err := m.client.KV.Get(ctx, Root, clientv3.WithPrefix(), clientv3.WithKeysOnly())
 	if err != nil {
 		return 0, fmt.Errorf("read the claims on addresses and ports: %w", err)
 	}
-	for _, h := range hints {
+	for _, h := range m.hints {
 		h.Replace(func(yield func(string) bool) {
 			for _, kv := range resp.Kvs {
 				if !yield(strings.TrimPrefix(string(kv.Key), Root)) {
@@ -68,25 +108,33 @@ func readAll(ctx context.Context, c *kubernetes.Client, hints []Hints) (int64, e
 			}
 		})
 	}
+	m.read = time.Now()
 	return resp.Header.Revision, nil
 }
 
-// follow applies changes from revision rev on until the watch breaks.
-func follow(ctx context.Context, c *kubernetes.Client, rev int64, hints []Hints) {
-	watchCtx, cancel := context.WithCancel(ctx)
+// follow applies changes from revision rev on until the watch breaks or it is time to
+// read all again.
+func (m *Mirror) follow(ctx context.Context, rev int64) {
+	ctx, cancel := context.WithTimeout(ctx, rereadMirror)
 	defer cancel()
-	for resp := range c.Watcher.Watch(watchCtx, Root, clientv3.WithPrefix(), clientv3.WithRev(rev)) {
+	for resp := range m.client.Watcher.Watch(ctx, Root, clientv3.WithPrefix(), clientv3.WithRev(rev)) {
 		if resp.Err() != nil {
-			return // compacted or cancelled: read all again
+			return // compacted or cancelled
 		}
-		for _, ev := range resp.Events {
-			claim := ipam.Claim{Key: strings.TrimPrefix(string(ev.Kv.Key), Root), Owner: types.UID(ev.Kv.Value)}
-			for _, h := range hints {
-				if ev.Type == mvccpb.Event_DELETE {
-					h.Free(claim)
-				} else {
-					h.Mark(claim)
-				}
+		m.apply(resp.Events)
+	}
+}
+
+func (m *Mirror) apply(events []*clientv3.Event) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, ev := range events {
+		claim := ipam.Claim{Key: strings.TrimPrefix(string(ev.Kv.Key), Root), Owner: types.UID(ev.Kv.Value)}
+		for _, h := range m.hints {
+			if ev.Type == mvccpb.Event_DELETE {
+				h.Free(claim)
+			} else {
+				h.Mark(claim)
 			}
 		}
 	}

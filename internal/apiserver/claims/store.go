@@ -22,7 +22,16 @@ type Policy struct {
 	// Assign gives obj, in place, what its type needs and it lacks; old is the
 	// object as stored, nil for a new one. It may be called several times for one
 	// write. An error is answered to the client as it is.
+	// An error that wraps ipam.ErrFull is believed only after Refresh.
 	Assign func(obj, old runtime.Object) (Assignment, error)
+
+	// Free tells the allocators that a deleted object's claims are gone, so that
+	// they can be had again before the mirror sees it (ALLOC-04). Optional.
+	Free func(...ipam.Claim)
+
+	// Refresh makes the hints anew from the store and reports whether it did.
+	// Optional.
+	Refresh func(context.Context) (bool, error)
 }
 
 // Assignment is what one Assign chose, until the write is known to have succeeded or
@@ -64,6 +73,8 @@ func (s *Store) GuaranteedUpdate(ctx context.Context, key string, out runtime.Ob
 	preconditions *storage.Preconditions, tryUpdate storage.UpdateFunc, cached runtime.Object,
 ) error {
 	return s.try(ctx, func(ctx context.Context, begin beginFunc) error {
+		from := cached
+		cached = nil // it may be why the write failed, and tryUpdate may have changed it
 		return s.Interface.GuaranteedUpdate(ctx, key, out, ignoreNotFound, preconditions,
 			func(old runtime.Object, meta storage.ResponseMeta) (runtime.Object, *uint64, error) {
 				before := old.DeepCopyObject() // tryUpdate may change its argument
@@ -76,7 +87,7 @@ func (s *Store) GuaranteedUpdate(ctx context.Context, key string, out runtime.Ob
 					before = nil // server-side apply creates by an update from nothing
 				}
 				return fresh, ttl, begin(fresh, before)
-			}, cached)
+			}, from)
 	})
 }
 
@@ -85,10 +96,14 @@ func (s *Store) Delete(ctx context.Context, key string, out runtime.Object, prec
 	validate storage.ValidateObjectFunc, cached runtime.Object, opts storage.DeleteOptions,
 ) error {
 	ctx, in := withIntent(ctx)
-	return s.Interface.Delete(ctx, key, out, preconditions, func(ctx context.Context, obj runtime.Object) error {
+	err := s.Interface.Delete(ctx, key, out, preconditions, func(ctx context.Context, obj runtime.Object) error {
 		*in = intent{owner: ownerOf(obj), remove: s.policy.Claims(obj)}
 		return validate(ctx, obj)
 	}, cached, opts)
+	if err == nil && s.policy.Free != nil {
+		s.policy.Free(in.remove...)
+	}
+	return err
 }
 
 // beginFunc assigns obj and records in the attempt's intent what changes.
@@ -97,45 +112,68 @@ type beginFunc func(obj, old runtime.Object) error
 // try runs write until its claims are granted or the client chose a taken one.
 func (s *Store) try(ctx context.Context, write func(context.Context, beginFunc) error) error {
 	var err error
+	refreshed := false
 	for range maxTries {
+		var a attempt
 		attemptCtx, in := withIntent(ctx)
-		var assigned Assignment
-		begin := func(obj, old runtime.Object) error {
-			if assigned != nil {
-				assigned.Release() // the store tries again with a newer object
-				assigned = nil
+		err = write(attemptCtx, func(obj, old runtime.Object) error { return a.begin(s, in, obj, old) })
+		if errors.Is(err, ipam.ErrFull) && !refreshed {
+			refreshed = true
+			if s.refresh(ctx) {
+				continue
 			}
-			a, err := s.policy.Assign(obj, old)
-			if err != nil {
-				return err
-			}
-			assigned = a
-			*in = s.difference(obj, old)
-			return nil
 		}
-		err = write(attemptCtx, begin)
-		if assigned == nil {
-			return err
-		}
-		var taken *takenError
-		switch {
-		case err == nil:
-			assigned.Commit()
-			return nil
-		case errors.As(err, &taken):
-			conflict := assigned.Conflict(taken.claim.Key)
-			assigned.Release()
-			if conflict != nil {
-				return conflict
-			}
-		case apierrors.IsTimeout(err):
-			return err // the write may yet be done
-		default:
-			assigned.Release()
+		if again, err := a.end(in, err); !again {
 			return err
 		}
 	}
-	return fmt.Errorf("no free address or port was found in %d tries: %w", maxTries, err)
+	return apierrors.NewInternalError(fmt.Errorf("no free address or port was found in %d tries: %w", maxTries, err))
+}
+
+// refresh reports whether the hints are new. That they can't be read is no reason to
+// answer otherwise than that nothing is free.
+func (s *Store) refresh(ctx context.Context) bool {
+	if s.policy.Refresh == nil {
+		return false
+	}
+	done, err := s.policy.Refresh(ctx)
+	return done && err == nil
+}
+
+// attempt is one call of the store below, which may assign several times.
+type attempt struct{ assigned Assignment }
+
+func (a *attempt) begin(s *Store, in *intent, obj, old runtime.Object) error {
+	if a.assigned != nil {
+		a.assigned.Release() // the store tries again with a newer object
+		a.assigned = nil
+	}
+	assigned, err := s.policy.Assign(obj, old)
+	if err != nil {
+		return err
+	}
+	a.assigned = assigned
+	*in = s.difference(obj, old)
+	return nil
+}
+
+// end settles what was assigned, by the way the write went, and reports whether
+// another attempt is worth while.
+func (a *attempt) end(in *intent, err error) (again bool, _ error) {
+	var taken *takenError
+	switch {
+	case a.assigned == nil:
+	case err == nil:
+		a.assigned.Commit()
+	case in.unknown: // the write may yet be done: the mirror will show
+	case errors.As(err, &taken):
+		conflict := a.assigned.Conflict(taken.claim.Key)
+		a.assigned.Release()
+		return conflict == nil, conflict
+	default:
+		a.assigned.Release()
+	}
+	return false, err
 }
 
 // difference is what a write of obj over old adds and removes.

@@ -5,9 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"slices"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/kubernetes"
 	"google.golang.org/grpc/codes"
@@ -27,6 +30,8 @@ type intent struct {
 	owner  string // UID
 	add    []ipam.Claim
 	remove []ipam.Claim
+	// unknown is set by the client: the store never said how the write ended.
+	unknown bool
 }
 
 type intentKey struct{}
@@ -58,6 +63,7 @@ type client struct {
 	kubernetes.Interface
 	kv     clientv3.KV
 	prefix string // of claim keys, with a final slash
+	logger *slog.Logger
 }
 
 func (c *client) key(claim ipam.Claim) string { return c.prefix + claim.Key }
@@ -84,11 +90,12 @@ func (c *client) OptimisticPut(ctx context.Context, key string, value []byte, re
 func (c *client) OptimisticDelete(ctx context.Context, key string, rev int64, opts kubernetes.DeleteOptions) (kubernetes.DeleteResponse, error) {
 	in := intentFrom(ctx)
 	if in == nil || len(in.remove) == 0 {
-		return c.Interface.OptimisticDelete(ctx, key, rev, opts)
+		resp, err := c.Interface.OptimisticDelete(ctx, key, rev, opts)
+		return c.resolveDelete(ctx, key, resp, err)
 	}
 	txn, _, err := c.commit(ctx, key, rev, in, []clientv3.Op{clientv3.OpDelete(key)})
 	if err != nil {
-		return kubernetes.DeleteResponse{}, err
+		return c.resolveDelete(ctx, key, kubernetes.DeleteResponse{}, err)
 	}
 	return kubernetes.DeleteResponse{Succeeded: txn.Succeeded, Revision: txn.Header.Revision, KV: objectOf(txn)}, nil
 }
@@ -113,38 +120,53 @@ func objectOf(txn *clientv3.TxnResponse) *mvccpb.KeyValue {
 func (c *client) commit(ctx context.Context, key string, rev int64, in *intent, then []clientv3.Op) (*clientv3.TxnResponse, *takenError, error) {
 	add, remove := in.add, in.remove
 	for {
-		conditions := []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(key), "=", rev)}
-		otherwise := []clientv3.Op{clientv3.OpGet(key)}
-		ops := append([]clientv3.Op(nil), then...)
-		for _, claim := range add {
-			conditions = append(conditions, clientv3.Compare(clientv3.ModRevision(c.key(claim)), "=", 0))
-			otherwise = append(otherwise, clientv3.OpGet(c.key(claim)))
-			ops = append(ops, clientv3.OpPut(c.key(claim), in.owner))
-		}
-		for _, claim := range remove {
-			conditions = append(conditions, clientv3.Compare(clientv3.Value(c.key(claim)), "=", in.owner))
-			otherwise = append(otherwise, clientv3.OpGet(c.key(claim)))
-			ops = append(ops, clientv3.OpDelete(c.key(claim)))
-		}
-		resp, err := c.kv.Txn(ctx).If(conditions...).Then(ops...).Else(otherwise...).Commit()
-		if err != nil || resp.Succeeded {
+		resp, err := c.txn(ctx, key, rev, in.owner, add, remove, then)
+		if err != nil || resp.Succeeded || objectMoved(resp, rev) {
 			return resp, nil, err
 		}
-		if objectMoved(resp, rev) {
-			return resp, nil, nil
+		held := holders(resp)
+		var free, own []ipam.Claim
+		for i, claim := range add {
+			switch h := held[i]; {
+			case !h.held:
+				free = append(free, claim)
+			case h.owner != in.owner:
+				return resp, &takenError{claim: claim, owner: h.owner}, nil
+			}
 		}
-		owners := holders(resp)
-		if taken := firstTaken(add, owners, in.owner); taken != nil {
-			return resp, taken, nil
+		for i, claim := range remove {
+			if h := held[len(add)+i]; h.held && h.owner == in.owner {
+				own = append(own, claim)
+			}
 		}
-		wanted := len(add) + len(remove)
-		held := owners[len(add):]
-		add = keep(add, owners, func(owner string) bool { return owner == "" })
-		remove = keep(remove, held, func(owner string) bool { return owner == in.owner })
-		if len(add)+len(remove) == wanted {
-			return resp, nil, nil // it changed between compare and read: the store retries
+		if len(free)+len(own) == len(add)+len(remove) {
+			// The comparisons and the reads are of one revision: this can't be.
+			return nil, nil, fmt.Errorf("the store refused the write of %s, though nothing stands against it", key)
 		}
+		c.logger.WarnContext(ctx, "claims and objects don't agree; the write goes on without what differs",
+			"key", key, "owner", in.owner, "claims", len(add)+len(remove)-len(free)-len(own))
+		add, remove = free, own
 	}
+}
+
+// txn is one attempt. When refused, it reads the object and then each claim.
+func (c *client) txn(ctx context.Context, key string, rev int64, owner string, add, remove []ipam.Claim, then []clientv3.Op) (*clientv3.TxnResponse, error) {
+	conditions := []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(key), "=", rev)}
+	otherwise := []clientv3.Op{clientv3.OpGet(key)}
+	ops := slices.Clone(then)
+	for _, claim := range add {
+		at := c.key(claim)
+		conditions = append(conditions, clientv3.Compare(clientv3.ModRevision(at), "=", 0))
+		otherwise = append(otherwise, clientv3.OpGet(at))
+		ops = append(ops, clientv3.OpPut(at, owner))
+	}
+	for _, claim := range remove {
+		at := c.key(claim)
+		conditions = append(conditions, clientv3.Compare(clientv3.Value(at), "=", owner))
+		otherwise = append(otherwise, clientv3.OpGet(at))
+		ops = append(ops, clientv3.OpDelete(at))
+	}
+	return c.kv.Txn(ctx).If(conditions...).Then(ops...).Else(otherwise...).Commit()
 }
 
 // objectMoved reads the first answer of an Else branch: is the object at another
@@ -156,61 +178,79 @@ func objectMoved(resp *clientv3.TxnResponse, rev int64) bool {
 	return rev != 0
 }
 
-// holders reads the other answers: each claim's owner, "" when it is free.
-func holders(resp *clientv3.TxnResponse) []string {
-	owners := make([]string, len(resp.Responses)-1)
-	for i := range owners {
+// holder is who has a claim, if anybody has.
+type holder struct {
+	held  bool
+	owner string
+}
+
+// holders reads the other answers.
+func holders(resp *clientv3.TxnResponse) []holder {
+	list := make([]holder, len(resp.Responses)-1)
+	for i := range list {
 		if kvs := resp.Responses[i+1].GetResponseRange().Kvs; len(kvs) == 1 {
-			owners[i] = string(kvs[0].Value)
+			list[i] = holder{true, string(kvs[0].Value)}
 		}
 	}
-	return owners
-}
-
-func firstTaken(add []ipam.Claim, owners []string, self string) *takenError {
-	for i, claim := range add {
-		if owners[i] != "" && owners[i] != self {
-			return &takenError{claim: claim, owner: owners[i]}
-		}
-	}
-	return nil
-}
-
-func keep(claims []ipam.Claim, owners []string, want func(owner string) bool) []ipam.Claim {
-	var kept []ipam.Claim
-	for i, claim := range claims {
-		if want(owners[i]) {
-			kept = append(kept, claim)
-		}
-	}
-	return kept
+	return list
 }
 
 // resolvePut finds out how a put ended whose answer got lost, by reading the key.
 // Our bytes at a newer revision mean success. Anything else is not final, the
-// proposal may still be committed: the client is told to ask again (ALLOC-03).
+// proposal may still be committed: the client is told to look (ALLOC-03).
 func (c *client) resolvePut(ctx context.Context, key string, value []byte, rev int64, resp kubernetes.PutResponse, err error) (kubernetes.PutResponse, error) {
 	if err == nil || !unknownResult(err) {
 		return resp, err
 	}
-	readCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), resolveTimeout)
-	defer cancel()
-	got, readErr := c.Interface.Get(readCtx, key, kubernetes.GetOptions{})
+	got, readErr := c.read(ctx, key)
 	if readErr == nil && got.KV != nil && got.KV.ModRevision > rev && bytes.Equal(got.KV.Value, value) {
 		return kubernetes.PutResponse{Succeeded: true, Revision: got.KV.ModRevision}, nil
 	}
-	return kubernetes.PutResponse{}, apierrors.NewTimeoutError(
-		fmt.Sprintf("the store did not say whether the write was done (%v); read the object before you try again", err), 1)
+	return kubernetes.PutResponse{}, unknown(ctx, err)
 }
 
-// unknownResult tells errors after which the write may or may not be done.
+// resolveDelete does the same for a delete: it was done, by us or somebody else, if
+// the key is gone.
+func (c *client) resolveDelete(ctx context.Context, key string, resp kubernetes.DeleteResponse, err error) (kubernetes.DeleteResponse, error) {
+	if err == nil || !unknownResult(err) {
+		return resp, err
+	}
+	if got, readErr := c.read(ctx, key); readErr == nil && got.KV == nil {
+		return kubernetes.DeleteResponse{Succeeded: true, Revision: got.Revision}, nil
+	}
+	return kubernetes.DeleteResponse{}, unknown(ctx, err)
+}
+
+// read is linearizable, and independent of a request that was given up.
+func (c *client) read(ctx context.Context, key string) (kubernetes.GetResponse, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), resolveTimeout)
+	defer cancel()
+	return c.Interface.Get(ctx, key, kubernetes.GetOptions{})
+}
+
+// unknown notes in the intent that the result isn't known, and makes the answer. It
+// names no time after which to try again: clients would repeat the write by
+// themselves, which is only theirs to decide.
+func unknown(ctx context.Context, err error) error {
+	if in := intentFrom(ctx); in != nil {
+		in.unknown = true
+	}
+	return apierrors.NewTimeoutError(
+		fmt.Sprintf("the store did not say whether the write was done (%v); read the object before you try again", err), 0)
+}
+
+// unknownResult tells errors after which the write may or may not be done: all but
+// those by which etcd refuses a request before it proposes or applies it.
 func unknownResult(err error) bool {
-	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
-		return true
+	code := status.Code(err)
+	var refused rpctypes.EtcdError
+	if errors.As(err, &refused) { // which isn't a gRPC status any more
+		code = refused.Code()
 	}
-	switch status.Code(err) {
-	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled, codes.Unknown:
-		return true
+	switch code {
+	case codes.InvalidArgument, codes.FailedPrecondition, codes.OutOfRange, codes.ResourceExhausted,
+		codes.NotFound, codes.PermissionDenied, codes.Unauthenticated, codes.Unimplemented:
+		return false
 	}
-	return false
+	return true
 }

@@ -1,6 +1,8 @@
 package claims
 
 import (
+	"log/slog"
+
 	"go.etcd.io/etcd/client/v3/kubernetes"
 	"k8s.io/apiserver/pkg/storage"
 
@@ -11,9 +13,9 @@ import (
 const Root = etcd.Prefix + "/portico/claims/"
 
 // Wrap makes policy the layer under the watch cache of one resource.
-func Wrap(policy Policy) etcd.Wrap {
+func Wrap(policy Policy, logger *slog.Logger) etcd.Wrap {
 	return func(c *kubernetes.Client, raw func(*kubernetes.Client) (storage.Interface, error)) (storage.Interface, error) {
-		c.Kubernetes = &client{Interface: c.Kubernetes, kv: c.KV, prefix: Root}
+		c.Kubernetes = &client{Interface: c.Kubernetes, kv: c.KV, prefix: Root, logger: logger}
 		store, err := raw(c)
 		if err != nil {
 			return nil, err

@@ -1,5 +1,5 @@
-// Package etcd runs the embedded store, or connects to an external cluster, and
-// makes the storage of each resource on top of it.
+// Package etcd runs the embedded store and makes the storage of each resource on
+// top of it.
 //
 // The embedded server has one member and no socket at all: its clients are
 // in-process calls, so nothing outside this process can reach the data and a write

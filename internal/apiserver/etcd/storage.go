@@ -69,6 +69,7 @@ func (o *Options) GetRESTOptions(resource schema.GroupResource, _ runtime.Object
 // isUpstreamGroup lists the built-in groups, whose resources lie at the root.
 var isUpstreamGroup = map[string]bool{
 	"discovery.k8s.io": true, "coordination.k8s.io": true, "networking.k8s.io": true, "events.k8s.io": true,
+	"rbac.authorization.k8s.io": true,
 }
 
 // decorator does what registry.StorageWithCacher does, but on a client of ours: the

@@ -1,0 +1,129 @@
+// Package noderestriction keeps each node's identity to what is its own: it may write
+// its Node, its Lease, and pods that are bound to it. Which kinds a node may touch at
+// all is RBAC's (the ClusterRole system:node); this sees the objects.
+//
+// In: writes with their user, old and new object. Out: forbidden, or nothing.
+package noderestriction
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/admission"
+	"k8s.io/apiserver/pkg/authentication/user"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+
+	"portico.dev/portico/internal/core/rbac"
+)
+
+// restrictedLabels are for administrators: a node must not give itself a label that
+// leads workloads or rights to it (KEP-279).
+const restrictedLabels = "node-restriction.kubernetes.io/"
+
+// Plugin is the admission.
+type Plugin struct{}
+
+var _ admission.ValidationInterface = Plugin{}
+
+// Handles implements admission.Interface.
+func (Plugin) Handles(admission.Operation) bool { return true }
+
+// Validate implements admission.ValidationInterface.
+func (Plugin) Validate(_ context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
+	if a.GetUserInfo() == nil || !slices.Contains(a.GetUserInfo().GetGroups(), rbac.NodesGroup) {
+		return nil
+	}
+	why := refuse(a)
+	if why == "" {
+		return nil
+	}
+	return admission.NewForbidden(a, fmt.Errorf("%s", why))
+}
+
+// NodeName is the node that a member of the nodes' group is.
+func NodeName(u user.Info) (name string, ok bool) {
+	name, ok = strings.CutPrefix(u.GetName(), rbac.NodeUserPrefix)
+	return name, ok && name != ""
+}
+
+func refuse(a admission.Attributes) string {
+	node, ok := NodeName(a.GetUserInfo())
+	if !ok {
+		return fmt.Sprintf("user %q is in the group %s, but its name is not %sNAME", a.GetUserInfo().GetName(), rbac.NodesGroup, rbac.NodeUserPrefix)
+	}
+	switch (schema.GroupResource{Group: a.GetResource().Group, Resource: a.GetResource().Resource}) {
+	case corev1.Resource("nodes"):
+		return refuseNode(node, a)
+	case corev1.Resource("pods"):
+		return refusePod(node, a)
+	case coordinationv1.Resource("leases"):
+		if a.GetNamespace() != corev1.NamespaceNodeLease || nameOf(a) != node {
+			return fmt.Sprintf("node %q may only write the Lease %s/%[1]s", node, corev1.NamespaceNodeLease)
+		}
+	}
+	return ""
+}
+
+// nameOf is the object's name, also where it is being created.
+func nameOf(a admission.Attributes) string {
+	if m, ok := a.GetObject().(interface{ GetName() string }); ok && a.GetName() == "" {
+		return m.GetName()
+	}
+	return a.GetName()
+}
+
+func refuseNode(node string, a admission.Attributes) string {
+	if name := nameOf(a); name != node {
+		return fmt.Sprintf("node %q is not allowed to modify node %q", node, name)
+	}
+	now, ok := a.GetObject().(*corev1.Node)
+	if !ok || a.GetOperation() != admission.Update && a.GetOperation() != admission.Create {
+		return ""
+	}
+	old, ok := a.GetOldObject().(*corev1.Node)
+	if !ok {
+		old = &corev1.Node{}
+	} else if !equality.Semantic.DeepEqual(now.Spec.Taints, old.Spec.Taints) {
+		return fmt.Sprintf("node %q is not allowed to modify taints", node)
+	}
+	if !maps.Equal(restricted(now.Labels), restricted(old.Labels)) {
+		return fmt.Sprintf("node %q is not allowed to modify labels that begin with %s", node, restrictedLabels)
+	}
+	return ""
+}
+
+func restricted(labels map[string]string) map[string]string {
+	out := map[string]string{}
+	for key, value := range labels {
+		// Labels of a domain below it, too: "x.node-restriction.kubernetes.io/y".
+		if domain, _, ok := strings.Cut(key, "/"); ok && (domain+"/" == restrictedLabels || strings.HasSuffix(domain+"/", "."+restrictedLabels)) {
+			out[key] = value
+		}
+	}
+	return out
+}
+
+// refusePod knows writes of existing pods. Labels stay: Services select by them, and a
+// node that could change them could draw traffic.
+func refusePod(node string, a admission.Attributes) string {
+	pod, ok := a.GetOldObject().(*corev1.Pod)
+	switch {
+	case a.GetOperation() == admission.Delete && !ok:
+		return fmt.Sprintf("node %q is not allowed to delete pods that it doesn't name", node)
+	case !ok:
+		return fmt.Sprintf("node %q is not allowed to create pods", node)
+	case pod.Spec.NodeName != node:
+		return fmt.Sprintf("node %q can only write pods with spec.nodeName set to itself", node)
+	}
+	if now, ok := a.GetObject().(*corev1.Pod); ok && a.GetOperation() == admission.Update && !maps.Equal(now.Labels, pod.Labels) {
+		return fmt.Sprintf("node %q cannot update labels through pod status", node)
+	}
+	return ""
+}

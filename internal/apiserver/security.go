@@ -1,0 +1,125 @@
+package apiserver
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"errors"
+	"fmt"
+	"time"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+	genericrequest "k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/apiserver/pkg/registry/generic"
+	"k8s.io/apiserver/pkg/registry/rest"
+	genericapiserver "k8s.io/apiserver/pkg/server"
+	clientset "k8s.io/client-go/kubernetes"
+
+	"portico.dev/portico/internal/apiserver/authz"
+	"portico.dev/portico/internal/apiserver/reviews"
+	"portico.dev/portico/internal/apiserver/tokens"
+)
+
+// security decides who somebody is and what it may do.
+type security struct {
+	rules   *authz.Authorizer
+	decides authorizer.Authorizer // rules, and what holds without them
+	issuer  *tokens.Issuer
+	// objects are what tokens name, by kind. The registries fill it; no token is seen
+	// before they have, for the server doesn't answer yet.
+	objects map[string]rest.Getter
+}
+
+func newSecurity(key *ecdsa.PrivateKey, clusterDomain string) (*security, error) {
+	if key == nil {
+		return nil, errors.New("make the issuer of tokens: there is no signing key")
+	}
+	sec := &security{rules: authz.New(), objects: map[string]rest.Getter{}}
+	var err error
+	if sec.issuer, err = tokens.New("https://kubernetes.default.svc."+clusterDomain, key, sec.lookup, time.Now); err != nil {
+		return nil, err
+	}
+	sec.decides, err = newAuthorizer(sec.rules)
+	return sec, err
+}
+
+// lookup is tokens.Lookup on our own registries: without a request through the whole
+// server, and where it may be a moment old from the watch cache.
+func (sec *security) lookup(ctx context.Context, kind, namespace, name string, live bool) (metav1.Object, error) {
+	getter := sec.objects[kind]
+	if getter == nil {
+		return nil, fmt.Errorf("this server has no %s", kind)
+	}
+	options := &metav1.GetOptions{ResourceVersion: "0"}
+	if live {
+		options.ResourceVersion = ""
+	}
+	obj, err := getter.Get(genericrequest.WithNamespace(ctx, namespace), name, options)
+	if err != nil {
+		return nil, err
+	}
+	return meta.Accessor(obj)
+}
+
+// addSecurity serves roles, bindings, reviews and tokens. It comes after addCore.
+func addSecurity(s storages, scheme *runtime.Scheme, options generic.RESTOptionsGetter, sec *security) error {
+	checks := grantChecks(&authz.Grants{Rules: sec.rules, Decides: sec.decides})
+	for plural, build := range map[string]func() (*restStorage, error){
+		"roles":        func() (*restStorage, error) { r, _, err := add(s, scheme, options, roleKind()); return r, err },
+		"clusterroles": func() (*restStorage, error) { r, _, err := add(s, scheme, options, clusterRoleKind()); return r, err },
+		"rolebindings": func() (*restStorage, error) { r, _, err := add(s, scheme, options, roleBindingKind()); return r, err },
+		"clusterrolebindings": func() (*restStorage, error) {
+			r, _, err := add(s, scheme, options, clusterRoleBindingKind())
+			return r, err
+		},
+	} {
+		storage, err := build()
+		if err != nil {
+			return err
+		}
+		s.put(rbacv1.SchemeGroupVersion, plural, &grantStorage{storage, checks[plural]})
+	}
+	who, may := authenticationv1.SchemeGroupVersion, authorizationv1.SchemeGroupVersion
+	s.put(who, "tokenreviews", reviews.NewToken(sec.issuer, sec.issuer.Audiences()))
+	s.put(who, "selfsubjectreviews", reviews.NewSelf())
+	s.put(may, "subjectaccessreviews", reviews.NewAccess(sec.decides))
+	s.put(may, "localsubjectaccessreviews", reviews.NewLocalAccess(sec.decides))
+	s.put(may, "selfsubjectaccessreviews", reviews.NewSelfAccess(sec.decides))
+	s.put(may, "selfsubjectrulesreviews", reviews.NewSelfRules(sec.rules))
+
+	core := corev1.SchemeGroupVersion
+	for kind, plural := range map[string]string{"ServiceAccount": "serviceaccounts", "Pod": "pods", "Secret": "secrets", "Node": "nodes"} {
+		getter, ok := s[core][plural].(rest.Getter)
+		if !ok {
+			return fmt.Errorf("set up tokens: %s can't be read", plural)
+		}
+		sec.objects[kind] = getter
+	}
+	s.put(core, "serviceaccounts/token", tokens.REST{Issuer: sec.issuer})
+	return nil
+}
+
+// bootstrapPoll is short, for a start waits for it.
+const bootstrapPoll = 50 * time.Millisecond
+
+// bootstrapRBAC makes the default roles once the server answers, and holds its
+// readiness back until they, and all that was stored before, count.
+func (sec *security) bootstrapRBAC(main *genericapiserver.GenericAPIServer, kube clientset.Interface, followed func() bool) error {
+	return main.AddPostStartHook("rbac/bootstrap-roles", func(hook genericapiserver.PostStartHookContext) error {
+		made := false
+		// Its only error is the end of the server. A failure says that the listener isn't
+		// ready yet, the store ails, or another server was faster: it is tried again.
+		_ = wait.PollUntilContextCancel(hook, bootstrapPoll, true, func(ctx context.Context) (bool, error) {
+			made = made || authz.Bootstrap(ctx, kube.RbacV1()) == nil
+			return made && followed(), nil
+		})
+		return nil
+	})
+}
