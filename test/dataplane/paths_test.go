@@ -81,3 +81,22 @@ func TestHairpin(t *testing.T) {
 		}
 	})
 }
+
+// DP-04: a host outside the cluster that a hand-written slice names reaches itself
+// through a node port; it has a route to the node, and to nothing behind it.
+func TestHairpinOutside(t *testing.T) {
+	w := newWorld(t)
+	self := endpoint{at: clientAddr, port: 8080}
+	w.serve(w.outside, self)
+	web := service{name: "web", ip: pair("10.96.0.20", "fd00:10:96::20"), port: 80, nodePort: 30080}
+	w.replace(web.with(self).view())
+	each(t, func(t *testing.T, network string, v6 bool) {
+		a, err := w.outside.Ask(network, nodeAddr.port(v6, 30080))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a.Client.Addr() != nodeAddr.of(v6) {
+			t.Errorf("the backend saw %s, want %s", a.Client.Addr(), nodeAddr.of(v6))
+		}
+	})
+}

@@ -57,21 +57,3 @@ func TestDemo(t *testing.T) {
 		t.Fatal(err)
 	}
 }
-
-func TestTallyFindsWhatIsWrong(t *testing.T) {
-	for _, test := range []struct {
-		name string
-		t    tally
-		ok   bool
-	}{
-		{"even", tally{Answers: map[string]int{"a": 95, "b": 103, "c": 102}}, true},
-		{"a failure", tally{Answers: map[string]int{"a": 100, "b": 100, "c": 99}, Failures: 1}, false},
-		{"one is silent", tally{Answers: map[string]int{"a": 150, "b": 150}}, false},
-		{"a stranger", tally{Answers: map[string]int{"a": 100, "b": 100, "c": 99, "x": 1}}, false},
-		{"uneven", tally{Answers: map[string]int{"a": 150, "b": 75, "c": 75}}, false},
-	} {
-		if err := test.t.check("a", "b", "c"); (err == nil) != test.ok {
-			t.Errorf("%s: check says %v", test.name, err)
-		}
-	}
-}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -12,6 +11,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"portico.dev/portico/test/world"
 )
 
 // limit is the promise of the README: the demo ends in four minutes.
@@ -21,7 +22,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if len(os.Args) > 1 && os.Args[1] == "ask" { // a copy of us in another namespace
-		if err := askMain(ctx, os.Args[2:], os.Stdout); err != nil {
+		if err := world.AskMain(ctx, os.Args[2:], os.Stdout); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -59,19 +60,19 @@ func demo(ctx context.Context, portico, guest, examples string, keep bool, out i
 			return fmt.Errorf("%w; run it by `make demo`, which builds what it needs", err)
 		}
 	}
-	w, err := newWorld(paths[0], self, out)
+	w, err := world.New("demo", paths[0], self, out)
 	if err != nil {
 		return err
 	}
 	defer func() {
 		if err != nil {
-			w.showLog()
+			w.ShowLog()
 		}
 		if !keep || err != nil {
-			err = errors.Join(err, w.remove())
+			err = errors.Join(err, w.Remove())
 		}
 	}()
-	s := &story{world: w, guest: paths[1], examples: paths[2], keep: keep}
+	s := &story{World: w, guest: paths[1], examples: paths[2], keep: keep}
 	for i, step := range s.steps() {
 		fmt.Fprintf(out, "\n== %d. %s\n", i, step.title)
 		if err := step.run(ctx); err != nil {
@@ -80,44 +81,7 @@ func demo(ctx context.Context, portico, guest, examples string, keep bool, out i
 	}
 	fmt.Fprintf(out, "\n== All steps succeeded in %v\n", time.Since(begin).Round(time.Second))
 	if keep {
-		w.explain()
+		w.Explain()
 	}
 	return nil
-}
-
-// tally is how often which answer came, and how many requests failed.
-type tally struct {
-	Answers  map[string]int `json:"answers"`
-	Failures int            `json:"failures"`
-	Errors   []string       `json:"errors,omitempty"`
-}
-
-// askMain is what a copy in another namespace does: `ask once URL` posts to a guest,
-// `ask many N URL` makes N requests, `ask until-eof URL` goes on until its input ends.
-func askMain(ctx context.Context, args []string, out io.Writer) error {
-	if len(args) < 2 {
-		return errors.New("usage: ask once|many|until-eof ARGUMENTS")
-	}
-	switch args[0] {
-	case "once":
-		body, err := post(ctx, args[1])
-		if err == nil {
-			_, err = out.Write(body)
-		}
-		return err
-	case "many":
-		var n int
-		if _, err := fmt.Sscan(args[1], &n); err != nil || len(args) != 3 {
-			return errors.New("usage: ask many N URL")
-		}
-		return json.NewEncoder(out).Encode(askMany(ctx, n, args[2]))
-	case "until-eof":
-		ctx, cancel := context.WithCancel(ctx)
-		go func() {
-			io.Copy(io.Discard, os.Stdin) //nolint:errcheck // its end is all that counts
-			cancel()
-		}()
-		return json.NewEncoder(out).Encode(askMany(ctx, -1, args[1]))
-	}
-	return fmt.Errorf("ask: unknown mode %q", args[0])
 }

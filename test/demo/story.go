@@ -2,15 +2,14 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/url"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
+
+	"portico.dev/portico/test/world"
 )
 
 const (
@@ -27,7 +26,7 @@ var guests = []string{asker, stopped, late}
 
 // story is the procedure, step by step.
 type story struct {
-	*world
+	*world.World
 	guest, examples string
 	keep            bool
 	clusterIPs      []string
@@ -54,32 +53,32 @@ func (s *story) steps() []step {
 }
 
 func (s *story) begin(ctx context.Context) error {
-	if _, err := s.run(ctx, "image", "import", s.guest, "--data-dir", s.data()); err != nil {
+	if _, err := s.Run(ctx, "image", "import", s.guest, "--data-dir", s.Data()); err != nil {
 		return err
 	}
-	fmt.Fprintf(s.out, "$ portico up --data-dir %s\n", s.data())
-	if err := s.start(ctx); err != nil {
+	fmt.Fprintf(s.Out, "$ portico up --data-dir %s\n", s.Data())
+	if err := s.Start(ctx); err != nil {
 		return err
 	}
-	_, err := s.run(ctx, "kubectl", "get", "nodes", "-o", "wide")
+	_, err := s.Run(ctx, "kubectl", "get", "nodes", "-o", "wide")
 	return err
 }
 
 // kubectl shows a command in the example's namespace and runs it.
 func (s *story) kubectl(ctx context.Context, args ...string) (string, error) {
-	return s.run(ctx, append([]string{"kubectl"}, append(args, "-n", namespace)...)...)
+	return s.Run(ctx, append([]string{"kubectl"}, append(args, "-n", namespace)...)...)
 }
 
 func (s *story) machines(ctx context.Context) error {
 	for _, name := range []string{"00-namespace", "web-1", "web-2", "example-vm"} {
-		if _, err := s.run(ctx, "kubectl", "create", "-f", filepath.Join(s.examples, name+".yaml")); err != nil {
+		if _, err := s.Run(ctx, "kubectl", "create", "-f", filepath.Join(s.examples, name+".yaml")); err != nil {
 			return err
 		}
 	}
 	if err := s.ready(ctx, asker, late); err != nil {
 		return err
 	}
-	if _, err := s.run(ctx, "vm", "start", stopped, "-n", namespace); err != nil {
+	if _, err := s.Run(ctx, "vm", "start", stopped, "-n", namespace); err != nil {
 		return err
 	}
 	if err := s.ready(ctx, stopped); err != nil {
@@ -100,13 +99,13 @@ func (s *story) ready(ctx context.Context, names ...string) error {
 }
 
 func (s *story) service(ctx context.Context) error {
-	if _, err := s.run(ctx, "kubectl", "create", "-f", filepath.Join(s.examples, "example-service.yaml")); err != nil {
+	if _, err := s.Run(ctx, "kubectl", "create", "-f", filepath.Join(s.examples, "example-service.yaml")); err != nil {
 		return err
 	}
 	if err := s.endpoints(ctx, 2); err != nil {
 		return err
 	}
-	out, err := s.run(ctx, "kubectl", "get", "service", "-n", namespace)
+	out, err := s.Run(ctx, "kubectl", "get", "service", "-n", namespace)
 	if err != nil {
 		return err
 	}
@@ -119,7 +118,7 @@ func (s *story) service(ctx context.Context) error {
 	if strings.Count(out, ":9376") < 2 {
 		return fmt.Errorf("describe does not show two endpoints on 9376")
 	}
-	ips, err := s.quiet(ctx, "kubectl", "get", "service", service, "-n", namespace, "-o", "jsonpath={.spec.clusterIPs[*]}")
+	ips, err := s.Quiet(ctx, "kubectl", "get", "service", service, "-n", namespace, "-o", "jsonpath={.spec.clusterIPs[*]}")
 	if err != nil {
 		return err
 	}
@@ -133,8 +132,8 @@ func (s *story) service(ctx context.Context) error {
 func (s *story) endpoints(ctx context.Context, n int) error {
 	ctx, cancel := context.WithTimeout(ctx, 90*time.Second)
 	defer cancel()
-	return s.until(ctx, fmt.Sprintf("%s has %d endpoints of each family", service, n), func() error {
-		out, err := s.quiet(ctx, "kubectl", "get", "endpointslices", "-n", namespace, "-l", "kubernetes.io/service-name="+service,
+	return s.Until(ctx, fmt.Sprintf("%s has %d endpoints of each family", service, n), func() error {
+		out, err := s.Quiet(ctx, "kubectl", "get", "endpointslices", "-n", namespace, "-l", "kubernetes.io/service-name="+service,
 			"-o", `jsonpath={range .items[*].endpoints[?(@.conditions.ready==true)]}{.addresses[0]}{"\n"}{end}`)
 		if err != nil {
 			return err
@@ -159,8 +158,8 @@ func (s *story) label(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = s.until(ctx, "the machine's condition names the label", func() error {
-		out, err := s.quiet(ctx, "kubectl", "get", "vm", late, "-n", namespace, "-o", `jsonpath={.status.conditions[?(@.type=="LabelsPending")].message}`)
+	err = s.Until(ctx, "the machine's condition names the label", func() error {
+		out, err := s.Quiet(ctx, "kubectl", "get", "vm", late, "-n", namespace, "-o", `jsonpath={.status.conditions[?(@.type=="LabelsPending")].message}`)
 		if err == nil && !strings.Contains(out, "special") {
 			err = fmt.Errorf("it says %q", out)
 		}
@@ -179,7 +178,7 @@ func (s *story) label(ctx context.Context) error {
 	if strings.Contains(out, "special") {
 		return errors.New("the running instance has the label already")
 	}
-	if _, err := s.run(ctx, "vm", "restart", late, "-n", namespace); err != nil {
+	if _, err := s.Run(ctx, "vm", "restart", late, "-n", namespace); err != nil {
 		return err
 	}
 	if err := s.endpoints(ctx, 3); err != nil {
@@ -191,34 +190,34 @@ func (s *story) label(ctx context.Context) error {
 
 // ask proves every path of the Service.
 func (s *story) ask(ctx context.Context) error {
-	guest, err := s.quiet(ctx, "kubectl", "get", "vmi", asker, "-n", namespace, "-o", "jsonpath={.status.interfaces[0].ipAddress}")
+	guest, err := s.Quiet(ctx, "kubectl", "get", "vmi", asker, "-n", namespace, "-o", "jsonpath={.status.interfaces[0].ipAddress}")
 	if err != nil {
 		return err
 	}
-	nodes := map[string]string{"4": nodeIPv4, "6": nodeIPv6}
+	nodes := map[string]string{"4": world.NodeIPv4, "6": world.NodeIPv6}
 	for i, family := range []string{"4", "6"} {
 		port := fmt.Sprintf("http://%s/", joinPort(nodes[family], nodePort))
 		cluster := fmt.Sprintf("http://%s/", joinPort(s.clusterIPs[i], 80))
 		name := fmt.Sprintf("http://%s.%s.svc.cluster.local/", service, namespace)
 		for _, path := range []struct {
 			from, to, url string
-			ask           func(context.Context, string) (tally, error)
+			ask           func(context.Context, string) (world.Tally, error)
 		}{
-			{"a client outside", "node port", port, s.from(s.client)},
-			{"the node", "node port", port, s.from(s.node)},
+			{"a client outside", "node port", port, s.from(s.Client)},
+			{"the node", "node port", port, s.from(s.Node)},
 			{"a guest", "node port", port, s.fromGuest(guest, family)},
-			{"the node", "cluster IP", cluster, s.from(s.node)},
+			{"the node", "cluster IP", cluster, s.from(s.Node)},
 			{"a guest", "cluster IP", cluster, s.fromGuest(guest, family)},
 			{"a guest", "DNS name", name, s.fromGuest(guest, family)},
 		} {
 			t, err := path.ask(ctx, path.url)
 			if err == nil {
-				err = t.check(guests...)
+				err = t.Check(guests...)
 			}
 			if err != nil {
 				return fmt.Errorf("from %s to the %s by IPv%s (%s): %w", path.from, path.to, family, path.url, err)
 			}
-			fmt.Fprintf(s.out, "  IPv%s  %-17s -> %-10s %-52s %v\n", family, path.from, path.to, path.url, t.Answers)
+			fmt.Fprintf(s.Out, "  IPv%s  %-17s -> %-10s %-52s %v\n", family, path.from, path.to, path.url, t.Answers)
 		}
 	}
 	return nil
@@ -232,62 +231,32 @@ func joinPort(host string, port int) string {
 }
 
 // from makes requests in a network namespace.
-func (s *story) from(netns string) func(context.Context, string) (tally, error) {
-	return func(ctx context.Context, url string) (tally, error) {
-		return parse(s.in(ctx, netns, s.self, "ask", "many", fmt.Sprint(requests), url).Output())
+func (s *story) from(netns string) func(context.Context, string) (world.Tally, error) {
+	return func(ctx context.Context, url string) (world.Tally, error) {
+		return world.Parse(s.In(ctx, netns, s.Self, "ask", "many", fmt.Sprint(requests), url).Output())
 	}
 }
 
 // fromGuest lets the guest at addr make the requests.
-func (s *story) fromGuest(addr, family string) func(context.Context, string) (tally, error) {
-	return func(ctx context.Context, target string) (tally, error) {
+func (s *story) fromGuest(addr, family string) func(context.Context, string) (world.Tally, error) {
+	return func(ctx context.Context, target string) (world.Tally, error) {
 		order := fmt.Sprintf("http://%s:9377/run?n=%d&family=%s&url=%s", addr, requests, family, url.QueryEscape(target))
-		return parse(s.in(ctx, s.node, s.self, "ask", "once", order).Output())
+		return world.Parse(s.In(ctx, s.Node, s.Self, "ask", "once", order).Output())
 	}
-}
-
-func parse(raw []byte, err error) (t tally, _ error) {
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		return t, fmt.Errorf("%w: %s", err, exit.Stderr)
-	}
-	if err != nil {
-		return t, err
-	}
-	if err := json.Unmarshal(raw, &t); err != nil {
-		return t, fmt.Errorf("read %q: %w", raw, err)
-	}
-	return t, nil
 }
 
 // failOver stops one of three machines while a client outside asks on and on.
 func (s *story) failOver(ctx context.Context) error {
-	loop := s.in(ctx, s.client, s.self, "ask", "until-eof", fmt.Sprintf("http://%s/", joinPort(nodeIPv4, nodePort)))
-	end, err := loop.StdinPipe()
+	end, err := s.Loop(ctx, s.Client, fmt.Sprintf("http://%s/", joinPort(world.NodeIPv4, nodePort)))
 	if err != nil {
 		return err
 	}
-	type result struct {
-		raw []byte
-		err error
-	}
-	done := make(chan result, 1)
-	go func() {
-		raw, err := loop.Output()
-		done <- result{raw, err}
-	}()
 	err = s.stopOne(ctx)
-	io.WriteString(end, "end\n") //nolint:errcheck // closing it is what ends the loop
-	end.Close()
-	r := <-done
-	if err != nil {
+	t, endErr := end()
+	if err := errors.Join(err, endErr); err != nil {
 		return err
 	}
-	t, err := parse(r.raw, r.err)
-	if err != nil {
-		return err
-	}
-	fmt.Fprintf(s.out, "  meanwhile, from a client outside: %v, %d failed\n", t.Answers, t.Failures)
+	fmt.Fprintf(s.Out, "  meanwhile, from a client outside: %v, %d failed\n", t.Answers, t.Failures)
 	if t.Failures > 0 {
 		return fmt.Errorf("%d requests failed: %s", t.Failures, strings.Join(t.Errors, "; "))
 	}
@@ -299,7 +268,7 @@ func (s *story) failOver(ctx context.Context) error {
 const afterStop = 2 * time.Second
 
 func (s *story) stopOne(ctx context.Context) error {
-	if _, err := s.run(ctx, "vm", "stop", asker, "-n", namespace); err != nil {
+	if _, err := s.Run(ctx, "vm", "stop", asker, "-n", namespace); err != nil {
 		return err
 	}
 	if _, err := s.kubectl(ctx, "wait", "--for=delete", "vmi/"+asker, "--timeout=60s"); err != nil {
@@ -315,16 +284,16 @@ func (s *story) stopOne(ctx context.Context) error {
 
 // clean deletes the example and then Portico, and looks for what they left.
 func (s *story) clean(ctx context.Context) error {
-	if _, err := s.run(ctx, "kubectl", "delete", "namespace", namespace, "--timeout=90s"); err != nil {
+	if _, err := s.Run(ctx, "kubectl", "delete", "namespace", namespace, "--timeout=90s"); err != nil {
 		return err
 	}
 	if err := s.nothing(ctx, "a tap", "ip", "-o", "link", "show", "type", "tun"); err != nil {
 		return err
 	}
-	if err := s.nothing(ctx, "a QEMU process", "pgrep", "-af", "qemu-system.*"+s.data()); err != nil {
+	if err := s.nothing(ctx, "a QEMU process", "pgrep", "-af", "qemu-system.*"+s.Data()); err != nil {
 		return err
 	}
-	rules, err := s.in(ctx, s.node, "nft", "list", "ruleset").Output()
+	rules, err := s.In(ctx, s.Node, "nft", "list", "ruleset").Output()
 	if err != nil {
 		return fmt.Errorf("list the rules: %w", err)
 	}
@@ -337,13 +306,13 @@ func (s *story) clean(ctx context.Context) error {
 	again := []string{
 		"kubectl", "create", "service", "nodeport", "again", "--tcp=80", fmt.Sprintf("--node-port=%d", nodePort), "-n", "default",
 	}
-	if _, err := s.run(ctx, again...); err != nil {
+	if _, err := s.Run(ctx, again...); err != nil {
 		return err
 	}
-	if err := s.stop(); err != nil {
+	if err := s.Stop(); err != nil {
 		return err
 	}
-	if _, err := s.run(ctx, "down", "--data-dir", s.data()); err != nil {
+	if _, err := s.Run(ctx, "down", "--data-dir", s.Data()); err != nil {
 		return err
 	}
 	if err := s.nothing(ctx, "a link", "ip", "-o", "link", "show", "portico0"); err != nil {
@@ -354,7 +323,7 @@ func (s *story) clean(ctx context.Context) error {
 
 // nothing wants a command in the node's namespace to find nothing.
 func (s *story) nothing(ctx context.Context, what string, args ...string) error {
-	out, _ := s.in(ctx, s.node, args...).Output() // a search that finds nothing may fail
+	out, _ := s.In(ctx, s.Node, args...).Output() // a search that finds nothing may fail
 	if left := strings.TrimSpace(string(out)); left != "" {
 		return fmt.Errorf("%s is left: %s", what, left)
 	}

@@ -51,6 +51,10 @@ func (c *controller) sign(node *corev1.Node, now time.Time) sign {
 		}
 	}
 	if last, known := c.signs[node.Name]; known && last.lease == seen.lease && last.heartbeat == seen.heartbeat {
+		if since := c.attention.since(now); last.at.Before(since) {
+			last.at = since
+			c.signs[node.Name] = last
+		}
 		return last
 	}
 	c.signs[node.Name] = seen

@@ -235,3 +235,34 @@ func TestSilentNode(t *testing.T) {
 		t.Errorf("%s at once after a change of leaders", got)
 	}
 }
+
+// A controller that was stopped itself has seen no silence: the node gets its time
+// anew, and no more than that.
+func TestStoppedController(t *testing.T) {
+	lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: "a", Namespace: "kube-node-lease"}}
+	w := newWorld(t, lease, &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: "a"},
+		Status:     corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}},
+	})
+	w.c.attention.look(w.clock.Now())
+	w.sync("a")
+	for _, looksFirst := range []bool{false, true} { // which goroutine wakes first isn't known
+		w.clock.Step(time.Hour)
+		if looksFirst {
+			w.c.attention.look(w.clock.Now())
+		}
+		w.sync("a")
+		w.c.attention.look(w.clock.Now())
+		if got := readyStatus(w.node("a")); got != corev1.ConditionTrue {
+			t.Fatalf("%s after the controller was stopped (looks first: %v)", got, looksFirst)
+		}
+	}
+	for range 40 {
+		w.clock.Step(time.Second)
+		w.c.attention.look(w.clock.Now())
+	}
+	w.sync("a")
+	if got := readyStatus(w.node("a")); got != corev1.ConditionUnknown {
+		t.Errorf("%s after 40 s of silence that were watched", got)
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -41,6 +42,8 @@ type controller struct {
 	pods   corev1listers.PodLister
 	leases coordinationlisters.LeaseLister
 	signs  map[string]sign
+
+	attention attention
 }
 
 // Run looks after nodes until ctx ends. An error means that it could not begin.
@@ -80,6 +83,9 @@ func Run(ctx context.Context, d Deps) error {
 	if !cache.WaitForCacheSync(ctx.Done(), synced...) {
 		return nil // ctx ended first
 	}
+	var looking sync.WaitGroup
+	looking.Go(func() { c.attention.run(ctx, d.Clock) })
+	defer looking.Wait()        // the queue has run until ctx ended
 	c.queue.Run(ctx, 1, c.sync) // one worker: ranges are cut one after the other
 	return nil
 }

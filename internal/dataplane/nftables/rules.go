@@ -80,8 +80,10 @@ func (f *family) chains(hairpinSource netip.Addr) []chainSpec {
 			rule("", one(jump("serve"))),
 		}},
 		{name: "postrouting", kind: "nat", hook: unix.NF_INET_POST_ROUTING, priority: prioritySNAT, rules: []ruleSpec{
-			rule("a backend reaches itself", wasTranslated(), one(f.sourceAddress(0), f.destAddress(f.addrLen/4), inSet(hairpinSet)), f.hairpin(hairpinSource)),
+			// First: a backend outside the cluster that reaches itself by this node has no
+			// route to the address that hairpins of workloads get.
 			rule("answers from other nodes come back through this one", wasTranslated(), stranger, one(f.destAddress(0), inSet(remoteBackendsSet), masquerade())),
+			rule("a backend reaches itself", wasTranslated(), one(f.sourceAddress(0), f.destAddress(f.addrLen/4), inSet(hairpinSet)), f.hairpin(hairpinSource)),
 		}},
 		{name: "prerouting-unserved", kind: "filter", hook: unix.NF_INET_PRE_ROUTING, priority: priorityUnserved, rules: f.unserved()},
 		{name: "output-unserved", kind: "filter", hook: unix.NF_INET_LOCAL_OUT, priority: priorityUnserved, rules: f.unserved()},

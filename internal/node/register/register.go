@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"runtime"
+	"slices"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -35,6 +36,10 @@ const (
 	// healthLook is how soon a change of the node's health is reported; looking
 	// costs no request.
 	healthLook = 200 * time.Millisecond
+	// startAllowance is how long an agent that starts again may leave its Node
+	// Ready, as the run before it did, until it has begun. Packets and guests went
+	// on meanwhile; a moment of NotReady would take the node's DNS out of service.
+	startAllowance = 10 * time.Second
 	// retryPause separates attempts to write while the API is away.
 	retryPause = 2 * time.Second
 )
@@ -149,9 +154,11 @@ func (r *Registration) Run(ctx context.Context, addresses <-chan []netip.Addr, h
 	defer ticker.Stop()
 	looks := time.NewTicker(healthLook)
 	defer looks.Stop()
+	start, begun := time.Now(), false
 	for {
 		trouble := healthy()
-		err := errors.Join(r.report(ctx, trouble), r.renew(ctx))
+		begun = begun || trouble == nil || time.Since(start) >= startAllowance
+		err := errors.Join(r.report(ctx, trouble, begun), r.renew(ctx))
 		if err != nil && ctx.Err() == nil {
 			r.log.Warn("This node's state was not reported; trying again", "error", err)
 		}
@@ -170,15 +177,19 @@ func (r *Registration) Run(ctx context.Context, addresses <-chan []netip.Addr, h
 	}
 }
 
-// report writes the Node's status where it differs.
-func (r *Registration) report(ctx context.Context, trouble error) error {
+// report writes the Node's status where it differs. What is Ready stays so until
+// the agent has begun.
+func (r *Registration) report(ctx context.Context, trouble error, begun bool) error {
 	err := retry.RetryOnConflict(retry.DefaultBackoff, func() error {
 		node, err := r.kube.CoreV1().Nodes().Get(ctx, r.node.Name, metav1.GetOptions{})
 		if err != nil {
 			return err
 		}
 		was := node.Status.DeepCopy()
-		r.fill(&node.Status, trouble, metav1.Now())
+		r.fill(&node.Status)
+		if begun || !isReady(was) {
+			setCondition(&node.Status, readiness(trouble, metav1.Now()))
+		}
 		if equality.Semantic.DeepEqual(was, &node.Status) {
 			return nil
 		}
@@ -194,7 +205,7 @@ func (r *Registration) report(ctx context.Context, trouble error) error {
 	return nil
 }
 
-func (r *Registration) fill(status *corev1.NodeStatus, trouble error, now metav1.Time) {
+func (r *Registration) fill(status *corev1.NodeStatus) {
 	status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeHostName, Address: r.node.Name}}
 	for _, a := range r.node.Addresses {
 		status.Addresses = append(status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: a.String()})
@@ -208,6 +219,9 @@ func (r *Registration) fill(status *corev1.NodeStatus, trouble error, now metav1
 	status.DaemonEndpoints.KubeletEndpoint.Port = r.node.DoorPort
 	status.NodeInfo.OperatingSystem, status.NodeInfo.Architecture = runtime.GOOS, runtime.GOARCH
 	status.NodeInfo.KubeletVersion, status.NodeInfo.ContainerRuntimeVersion = r.node.Version, "qemu://"
+}
+
+func readiness(trouble error, now metav1.Time) corev1.NodeCondition {
 	condition := corev1.NodeCondition{
 		Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: "AgentReady", Message: "the agent is ready",
 		LastHeartbeatTime: now, LastTransitionTime: now,
@@ -215,7 +229,13 @@ func (r *Registration) fill(status *corev1.NodeStatus, trouble error, now metav1
 	if trouble != nil {
 		condition.Status, condition.Reason, condition.Message = corev1.ConditionFalse, "AgentNotReady", trouble.Error()
 	}
-	setCondition(status, condition)
+	return condition
+}
+
+func isReady(status *corev1.NodeStatus) bool {
+	return slices.ContainsFunc(status.Conditions, func(c corev1.NodeCondition) bool {
+		return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
+	})
 }
 
 // MaxGuests is the kubelet's default of pods on a node.

@@ -84,6 +84,46 @@ func TestRegistration(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
+	restartStaysReady(t, s)
+}
+
+// An agent that starts again isn't healthy until it has listed everything; that is
+// no reason to take the node out of service meanwhile (DP-18).
+func restartStaysReady(t *testing.T, s *apitest.Server) {
+	ctx, cancel := context.WithCancel(t.Context())
+	w, err := s.Kube.CoreV1().Nodes().Watch(ctx, metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Stop()
+	r := register.New(s.Kube, register.Node{Name: "a", Version: "v2"}, slog.New(slog.DiscardHandler))
+	var synced atomic.Bool
+	done := make(chan error, 1)
+	go func() {
+		done <- r.Run(ctx, nil, func() error {
+			if !synced.Load() {
+				return errors.New("not listed yet")
+			}
+			return nil
+		})
+	}()
+	for reported := false; !reported; { // the new version shows that it reported
+		select {
+		case event := <-w.ResultChan():
+			n, ok := event.Object.(*corev1.Node)
+			reported = ok && n.Status.NodeInfo.KubeletVersion == "v2"
+		case <-time.After(8 * time.Second):
+			t.Fatal("the new run reported nothing")
+		}
+	}
+	if !ready(t, s, corev1.ConditionTrue) {
+		t.Error("a node whose agent starts again is not Ready")
+	}
+	synced.Store(true)
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
 }
 
 func ready(t *testing.T, s *apitest.Server, want corev1.ConditionStatus) bool {

@@ -1,4 +1,4 @@
-package main
+package world
 
 import (
 	"context"
@@ -16,8 +16,8 @@ const requestTimeout = 3 * time.Second
 
 // askMany makes n requests one after the other, each on a connection of its own; n
 // below zero means until ctx ends.
-func askMany(ctx context.Context, n int, url string) tally {
-	t := tally{Answers: map[string]int{}}
+func askMany(ctx context.Context, n int, url string) Tally {
+	t := Tally{Answers: map[string]int{}}
 	client := &http.Client{Timeout: requestTimeout, Transport: &http.Transport{DisableKeepAlives: true}}
 	for i := 0; (n < 0 || i < n) && ctx.Err() == nil; i++ {
 		// Not ctx: a request that has begun is to be answered.
@@ -73,11 +73,11 @@ func post(ctx context.Context, url string) ([]byte, error) {
 }
 
 // maxChiSquare is passed by chance once in a million with two degrees of freedom
-// (three guests): a demo that fails by bad luck would prove nothing.
+// (three guests): a test that fails by bad luck would prove nothing.
 const maxChiSquare = 27.6
 
-// check wants every request answered, by every guest, as often by each.
-func (t tally) check(guests ...string) error {
+// Check wants every request answered, by every guest, as often by each.
+func (t Tally) Check(guests ...string) error {
 	total := 0
 	for _, n := range t.Answers {
 		total += n

@@ -1,0 +1,50 @@
+package world
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+)
+
+// Loop makes requests in a network namespace on and on; end stops that, and gives
+// what came of them.
+func (w *World) Loop(ctx context.Context, netns, url string) (end func() (Tally, error), err error) {
+	loop := w.In(ctx, netns, w.Self, "ask", "until-eof", url)
+	in, err := loop.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	type result struct {
+		raw []byte
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		raw, err := loop.Output()
+		done <- result{raw, err}
+	}()
+	return func() (Tally, error) {
+		io.WriteString(in, "end\n") //nolint:errcheck // closing it is what ends the loop
+		in.Close()
+		r := <-done
+		return Parse(r.raw, r.err)
+	}, nil
+}
+
+// Parse reads what a run of AskMain, or a guest, answered.
+func Parse(raw []byte, err error) (t Tally, _ error) {
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return t, fmt.Errorf("%w: %s", err, exit.Stderr)
+	}
+	if err != nil {
+		return t, err
+	}
+	if err := json.Unmarshal(raw, &t); err != nil {
+		return t, fmt.Errorf("read %q: %w", raw, err)
+	}
+	return t, nil
+}
