@@ -2,6 +2,7 @@ package garbage
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -10,6 +11,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"k8s.io/apimachinery/pkg/watch"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -68,6 +71,7 @@ func start(t *testing.T, prepare func(*fake.FakeMetadataClient), objects ...*obj
 	if prepare != nil {
 		prepare(client)
 	}
+	writeAfterWatch(client)
 	served := &discoveryfake.FakeDiscovery{Fake: &clienttesting.Fake{Resources: []*metav1.APIResourceList{{
 		GroupVersion: "v1",
 		APIResources: []metav1.APIResource{{
@@ -87,6 +91,25 @@ func start(t *testing.T, prepare func(*fake.FakeMetadataClient), objects ...*obj
 		}
 	})
 	return &fixture{T: t, client: client}
+}
+
+// writeAfterWatch refuses writes until the watch has begun: the fake server has no
+// resource versions, so what changes between a list and its watch is never told.
+func writeAfterWatch(client *fake.FakeMetadataClient) {
+	var watching atomic.Bool
+	client.PrependWatchReactor("configmaps", func(a clienttesting.Action) (bool, watch.Interface, error) {
+		w, err := client.Tracker().Watch(a.GetResource(), a.GetNamespace())
+		watching.Store(true)
+		return true, w, err
+	})
+	for _, verb := range []string{"delete", "patch"} {
+		client.PrependReactor(verb, "configmaps", func(clienttesting.Action) (bool, runtime.Object, error) {
+			if watching.Load() {
+				return false, nil, nil
+			}
+			return true, nil, apierrors.NewConflict(configMaps.GroupResource(), "", errors.New("nobody watches yet"))
+		})
+	}
 }
 
 // left prints the objects that exist, with their owners and finalizers.
