@@ -89,25 +89,32 @@ func (l *load) prober() func(context.Context) {
 		l.set(true, "")
 		return nil
 	}
-	var target netip.Addr
-	if len(s.Addresses) > 0 {
-		target = s.Addresses[0]
+	targets := s.Addresses
+	if len(targets) == 0 {
+		targets = []netip.Addr{{}} // a probe that names its host needs no address
 	}
-	timing, check, err := probe.New(s.Readiness, target, s.Ports)
-	if err != nil {
-		l.set(false, "spec.readinessProbe: "+err.Error())
-		return nil
+	var timing probe.Timing
+	checks := make([]probe.Check, len(targets))
+	for i, target := range targets {
+		var err error
+		if timing, checks[i], err = probe.New(s.Readiness, target, s.Ports); err != nil {
+			l.set(false, "spec.readinessProbe: "+err.Error())
+			return nil
+		}
 	}
-	r := probe.Runner{Timing: timing, Check: check, Clock: l.m.cfg.Clock, Report: func(good bool, why string) {
+	l.mu.Lock()
+	ready := l.ready
+	l.mu.Unlock()
+	if ready {
+		checks = checks[:1] // it has been through this before the daemon's restart
+	}
+	r := probe.Runner{Timing: timing, Check: probe.AllFamilies(l.m.cfg.Clock, checks...), Clock: l.m.cfg.Clock, Report: func(good bool, why string) {
 		if why != "" {
 			why = "the readiness probe fails: " + why
 		}
 		l.set(good, why)
 		l.tell()
 	}}
-	l.mu.Lock()
-	ready := l.ready
-	l.mu.Unlock()
 	return func(ctx context.Context) { r.Run(ctx, l.guest.Status().Started, ready) }
 }
 
