@@ -38,6 +38,11 @@ func main() {
 	}
 	go watchPowerButton()
 
+	// Before anything listens: package net asks once whether ::1 can be bound, and
+	// where it can't yet, everything listens by IPv4 only for the rest of its life.
+	if err := bringUp("lo"); err != nil {
+		log.Print(err)
+	}
 	host := &identity{}
 	host.set(fallbackHostname())
 	go serveHTTP(host)

@@ -27,11 +27,9 @@ const retryEvery = time.Second
 // configure brings the link up and gets an address of each family, each in its
 // own time: a network may lack one of them.
 func configure(ctx context.Context, host *identity) {
-	for _, name := range []string{"lo", link} {
-		if err := bringUp(name); err != nil {
-			log.Printf("network: %v", err)
-			return
-		}
+	if err := bringUp(link); err != nil {
+		log.Printf("network: %v", err)
+		return
 	}
 	resolver := &resolvConf{}
 	var both sync.WaitGroup
