@@ -58,8 +58,9 @@ func (s *Server) Serve(ctx context.Context, udp []net.PacketConn, tcp []net.List
 	run := &run{Server: s, ctx: ctx, end: cancel}
 	defer s.forward.Close()
 	defer run.wg.Wait()
-	stop := context.AfterFunc(ctx, func() { closeAll(udp, tcp) })
-	defer stop()
+	// Here and not by context.AfterFunc: its stop, deferred, can win against the
+	// function even though ctx is over, and the readers would read for ever.
+	defer closeAll(udp, tcp)
 
 	for _, u := range udp {
 		s.owns(u.LocalAddr())

@@ -343,13 +343,15 @@ func TestUpdatesUnderLoad(t *testing.T) {
 	addr := serve(t, s)
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer close(stop)
 	wg.Go(func() {
 		web := service("default", "web", "10.96.0.21")
 		for i := 0; ; i++ {
 			select {
 			case <-stop:
 				return
-			default:
+			case <-time.After(100 * time.Microsecond): // one processor must serve both
 			}
 			if i%2 == 0 {
 				s.Update([]agent.View{view(web)})
@@ -367,8 +369,6 @@ func TestUpdatesUnderLoad(t *testing.T) {
 			t.Fatal(a)
 		}
 	}
-	close(stop)
-	wg.Wait()
 }
 
 // TestListenBusy: the error says which address, and nothing stays open.
