@@ -14,6 +14,7 @@ import (
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 
 	"portico.dev/portico/internal/controllers"
+	"portico.dev/portico/internal/controllers/caches"
 	"portico.dev/portico/internal/controllers/clusterroles"
 	"portico.dev/portico/internal/controllers/endpoints"
 	"portico.dev/portico/internal/controllers/garbage"
@@ -43,35 +44,37 @@ func runControllers(ctx context.Context, config *rest.Config, o *options, log *s
 	}
 	recorder, stop := newRecorder(kube, "portico-controllers")
 	defer stop()
-	list := []controllers.Controller{
-		{Name: "system", Run: func(ctx context.Context) error { return system.Run(ctx, kube, log) }},
-		{Name: "endpoints", Run: func(ctx context.Context) error {
-			return endpoints.Run(ctx, endpoints.Deps{Client: kube, Recorder: recorder, Log: log})
-		}},
-		{Name: "garbage", Run: func(ctx context.Context) error {
-			return garbage.Run(ctx, garbage.Deps{Metadata: meta, Discovery: kube.Discovery(), Log: log})
-		}},
-		{Name: "machines", Run: func(ctx context.Context) error {
-			return machines.Run(ctx, machines.Deps{Client: kube, Machines: vms, Recorder: recorder, Log: log})
-		}},
-		{Name: "scheduling", Run: func(ctx context.Context) error {
-			return scheduling.Run(ctx, scheduling.Deps{Client: kube, Recorder: recorder, Log: log})
-		}},
-		{Name: "nodes", Run: func(ctx context.Context) error {
-			return nodes.Run(ctx, nodes.Deps{Client: kube, Recorder: recorder, Log: log, Ranges: o.cluster})
-		}},
-		{Name: "serviceaccounts", Run: func(ctx context.Context) error {
-			return serviceaccounts.Run(ctx, serviceaccounts.Deps{Client: kube, Log: log})
-		}},
-		{Name: "clusterroles", Run: func(ctx context.Context) error {
-			return clusterroles.Run(ctx, clusterroles.Deps{Client: kube, Log: log})
-		}},
-		{Name: "namespaces", Run: func(ctx context.Context) error {
-			return namespaces.Run(ctx, namespaces.Deps{Client: kube, Metadata: meta, Discovery: kube.Discovery(), Log: log})
-		}},
+	list := func(shared *caches.Shared) []controllers.Controller {
+		return []controllers.Controller{
+			{Name: "system", Run: func(ctx context.Context) error { return system.Run(ctx, kube, log) }},
+			{Name: "endpoints", Run: func(ctx context.Context) error {
+				return endpoints.Run(ctx, endpoints.Deps{Client: kube, Caches: shared, Recorder: recorder, Log: log})
+			}},
+			{Name: "garbage", Run: func(ctx context.Context) error {
+				return garbage.Run(ctx, garbage.Deps{Metadata: meta, Discovery: kube.Discovery(), Log: log})
+			}},
+			{Name: "machines", Run: func(ctx context.Context) error {
+				return machines.Run(ctx, machines.Deps{Client: kube, Caches: shared, Machines: vms, Recorder: recorder, Log: log})
+			}},
+			{Name: "scheduling", Run: func(ctx context.Context) error {
+				return scheduling.Run(ctx, scheduling.Deps{Client: kube, Caches: shared, Recorder: recorder, Log: log})
+			}},
+			{Name: "nodes", Run: func(ctx context.Context) error {
+				return nodes.Run(ctx, nodes.Deps{Client: kube, Caches: shared, Recorder: recorder, Log: log, Ranges: o.cluster})
+			}},
+			{Name: "serviceaccounts", Run: func(ctx context.Context) error {
+				return serviceaccounts.Run(ctx, serviceaccounts.Deps{Client: kube, Caches: shared, Log: log})
+			}},
+			{Name: "clusterroles", Run: func(ctx context.Context) error {
+				return clusterroles.Run(ctx, clusterroles.Deps{Client: kube, Caches: shared, Log: log})
+			}},
+			{Name: "namespaces", Run: func(ctx context.Context) error {
+				return namespaces.Run(ctx, namespaces.Deps{Client: kube, Caches: shared, Metadata: meta, Discovery: kube.Discovery(), Log: log})
+			}},
+		}
 	}
 	lease := leader.Config{Leases: kube.CoordinationV1(), Identity: o.nodeName}
-	return controllers.Run(ctx, controllers.Config{Lease: lease, Log: log}, list)
+	return controllers.Run(ctx, controllers.Config{Lease: lease, Client: kube, Log: log}, list)
 }
 
 // newRecorder writes Events in the name of component; stop ends it.

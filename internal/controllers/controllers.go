@@ -5,7 +5,8 @@
 //	watch -> controller -> core (decides) -> controller -> write
 //
 // In: a list of named functions, wired by the caller. Out: nothing but what they
-// write. The controllers don't know each other; they meet in the API's objects.
+// write. The controllers don't know each other; they meet in the API's objects, of
+// which they share caches.
 package controllers
 
 import (
@@ -17,8 +18,10 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/utils/clock"
 
+	"portico.dev/portico/internal/controllers/caches"
 	"portico.dev/portico/internal/controllers/leader"
 )
 
@@ -46,13 +49,16 @@ const (
 // Config is what Run needs besides the controllers.
 type Config struct {
 	Lease leader.Config // Namespace and Name default to LeaseNamespace, LeaseName
-	Log   *slog.Logger
-	Clock clock.WithTicker // nil: the real one
+	// Client reads what the controllers' shared caches hold.
+	Client kubernetes.Interface
+	Log    *slog.Logger
+	Clock  clock.WithTicker // nil: the real one
 }
 
 // Run runs the controllers whenever this process holds the Lease, until ctx
-// ends. It returns when all of them have, with the Lease given back.
-func Run(ctx context.Context, c Config, list []Controller) error {
+// ends. It returns when all of them have, with the Lease given back. list is called
+// at the begin of each term with the caches of that term.
+func Run(ctx context.Context, c Config, list func(*caches.Shared) []Controller) error {
 	if c.Clock == nil {
 		c.Clock = clock.RealClock{}
 	}
@@ -65,7 +71,13 @@ func Run(ctx context.Context, c Config, list []Controller) error {
 	if c.Lease.Log == nil {
 		c.Lease.Log = c.Log
 	}
-	return leader.Run(ctx, c.Lease, func(ctx context.Context) { c.runAll(ctx, list) })
+	return leader.Run(ctx, c.Lease, func(ctx context.Context) {
+		ctx, cancel := context.WithCancel(ctx)
+		shared := caches.Share(ctx, c.Client)
+		defer shared.Close()
+		defer cancel()
+		c.runAll(ctx, list(shared))
+	})
 }
 
 func (c *Config) runAll(ctx context.Context, list []Controller) {

@@ -10,6 +10,7 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 	testingclock "k8s.io/utils/clock/testing"
 
+	"portico.dev/portico/internal/controllers/caches"
 	"portico.dev/portico/internal/controllers/leader"
 )
 
@@ -24,27 +25,30 @@ func TestRun(t *testing.T) {
 	done := make(chan error)
 	go func() {
 		done <- Run(ctx, Config{
-			Lease: leader.Config{Leases: fake.NewClientset().CoordinationV1(), Identity: "me"},
-			Log:   slog.New(slog.DiscardHandler),
-			Clock: clk,
-		}, []Controller{
-			{Name: "failing", Run: func(context.Context) error {
-				starts <- clk.Now()
-				n++
-				switch n {
-				case 1:
-					return errors.New("no")
-				case 2:
-					panic("oh")
-				}
-				return nil
-			}},
-			{Name: "steady", Run: func(ctx context.Context) error {
-				steady <- "began"
-				<-ctx.Done()
-				steady <- "ended"
-				return nil
-			}},
+			Lease:  leader.Config{Leases: fake.NewClientset().CoordinationV1(), Identity: "me"},
+			Client: fake.NewClientset(),
+			Log:    slog.New(slog.DiscardHandler),
+			Clock:  clk,
+		}, func(*caches.Shared) []Controller {
+			return []Controller{
+				{Name: "failing", Run: func(context.Context) error {
+					starts <- clk.Now()
+					n++
+					switch n {
+					case 1:
+						return errors.New("no")
+					case 2:
+						panic("oh")
+					}
+					return nil
+				}},
+				{Name: "steady", Run: func(ctx context.Context) error {
+					steady <- "began"
+					<-ctx.Done()
+					steady <- "ended"
+					return nil
+				}},
+			}
 		})
 	}()
 	var at []time.Time

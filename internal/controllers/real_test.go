@@ -26,6 +26,7 @@ import (
 
 	"portico.dev/portico/internal/apiserver/apitest"
 	"portico.dev/portico/internal/controllers"
+	"portico.dev/portico/internal/controllers/caches"
 	"portico.dev/portico/internal/controllers/endpoints"
 	"portico.dev/portico/internal/controllers/garbage"
 	"portico.dev/portico/internal/controllers/leader"
@@ -61,18 +62,21 @@ func start(t *testing.T) *cluster {
 	ended := make(chan error, 1)
 	go func() {
 		ended <- controllers.Run(ctx, controllers.Config{
-			Lease: leader.Config{Leases: s.Kube.CoordinationV1(), Identity: "test"},
-			Log:   log,
-		}, []controllers.Controller{
-			{Name: "endpoints", Run: func(ctx context.Context) error {
-				return endpoints.Run(ctx, endpoints.Deps{Client: s.Kube, Log: log})
-			}},
-			{Name: "garbage", Run: func(ctx context.Context) error {
-				return garbage.Run(ctx, garbage.Deps{Metadata: meta, Discovery: disc, Log: log})
-			}},
-			{Name: "namespaces", Run: func(ctx context.Context) error {
-				return namespaces.Run(ctx, namespaces.Deps{Client: s.Kube, Metadata: meta, Discovery: disc, Log: log})
-			}},
+			Lease:  leader.Config{Leases: s.Kube.CoordinationV1(), Identity: "test"},
+			Client: s.Kube,
+			Log:    log,
+		}, func(shared *caches.Shared) []controllers.Controller {
+			return []controllers.Controller{
+				{Name: "endpoints", Run: func(ctx context.Context) error {
+					return endpoints.Run(ctx, endpoints.Deps{Client: s.Kube, Caches: shared, Log: log})
+				}},
+				{Name: "garbage", Run: func(ctx context.Context) error {
+					return garbage.Run(ctx, garbage.Deps{Metadata: meta, Discovery: disc, Log: log})
+				}},
+				{Name: "namespaces", Run: func(ctx context.Context) error {
+					return namespaces.Run(ctx, namespaces.Deps{Client: s.Kube, Caches: shared, Metadata: meta, Discovery: disc, Log: log})
+				}},
+			}
 		})
 	}()
 	t.Cleanup(func() {

@@ -14,11 +14,11 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/utils/clock"
 
+	"portico.dev/portico/internal/controllers/caches"
 	"portico.dev/portico/internal/controllers/work"
 	"portico.dev/portico/internal/core/rbac"
 )
@@ -29,6 +29,7 @@ const workers = 1
 // Deps is what Run needs.
 type Deps struct {
 	Client kubernetes.Interface
+	Caches *caches.Shared // of the term; nil: its own
 	Log    *slog.Logger
 	Clock  clock.WithTicker // nil: the real one
 }
@@ -41,14 +42,12 @@ type controller struct {
 
 // Run works until ctx ends.
 func Run(ctx context.Context, d Deps) error {
-	ctx, cancel := context.WithCancel(ctx)
 	if d.Clock == nil {
 		d.Clock = clock.RealClock{}
 	}
-	factory := informers.NewSharedInformerFactory(d.Client, 0)
-	defer factory.Shutdown() // after cancel: defers run in reverse
-	defer cancel()
-	informer := factory.Rbac().V1().ClusterRoles().Informer()
+	view := caches.Open(ctx, d.Client, d.Caches)
+	defer view.Close()
+	informer := view.Rbac().V1().ClusterRoles().Informer()
 	c := &controller{Deps: d, queue: work.New[string]("clusterroles", d.Log, d.Clock), roles: informer.GetIndexer()}
 	// Any role's change may be another's: labels come and go.
 	changed := func(any) {
@@ -58,15 +57,9 @@ func Run(ctx context.Context, d Deps) error {
 			}
 		}
 	}
-	registration, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc: changed, UpdateFunc: func(_, obj any) { changed(obj) }, DeleteFunc: changed,
-	})
-	if err != nil {
-		return fmt.Errorf("watch ClusterRoles: %w", err)
-	}
-	factory.StartWithContext(ctx)
-	if !cache.WaitForCacheSync(ctx.Done(), registration.HasSynced) {
-		return nil // ctx ended first
+	view.OnAny(informer, changed)
+	if ok, err := view.Ready(); !ok {
+		return err
 	}
 	c.queue.Run(ctx, workers, c.sync)
 	return nil

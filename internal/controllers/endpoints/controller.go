@@ -4,18 +4,17 @@ package endpoints
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/utils/clock"
 
+	"portico.dev/portico/internal/controllers/caches"
 	"portico.dev/portico/internal/controllers/work"
 )
 
@@ -25,13 +24,11 @@ const workers = 8
 
 // Deps is what Run needs.
 type Deps struct {
-	Client kubernetes.Interface
-	// Informers may be shared with other controllers of the same term; Run
-	// starts those it needs. nil: its own.
-	Informers informers.SharedInformerFactory
-	Recorder  record.EventRecorder // nil: failures are logged only
-	Log       *slog.Logger
-	Clock     clock.WithTicker // nil: the real one
+	Client   kubernetes.Interface
+	Caches   *caches.Shared       // of the term; nil: its own
+	Recorder record.EventRecorder // nil: failures are logged only
+	Log      *slog.Logger
+	Clock    clock.WithTicker // nil: the real one
 }
 
 // controller is one term of the controller.
@@ -53,30 +50,20 @@ type controller struct {
 // Run keeps endpoints right until ctx ends. An error means that it could not
 // begin.
 func Run(ctx context.Context, d Deps) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	if d.Clock == nil {
 		d.Clock = clock.RealClock{}
 	}
-	if d.Informers == nil {
-		d.Informers = informers.NewSharedInformerFactory(d.Client, 0)
-		defer d.Informers.Shutdown() // after cancel: defers run in reverse
-		defer cancel()
-	}
+	view := caches.Open(ctx, d.Client, d.Caches)
+	defer view.Close()
 	c := &controller{
 		Deps:           d,
 		queue:          work.New[types.NamespacedName]("endpoints", d.Log, d.Clock),
 		writtenSlices:  newWritten[*discoveryv1.EndpointSlice](d.Clock),
 		writtenObjects: newWritten[*corev1.Endpoints](d.Clock),
 	}
-	synced, remove, err := c.watch()
-	defer remove()
-	if err != nil {
-		return fmt.Errorf("watch for endpoints: %w", err)
-	}
-	d.Informers.StartWithContext(ctx)
-	if !cache.WaitForCacheSync(ctx.Done(), synced...) {
-		return nil // ctx ended first
+	c.watch(view)
+	if ok, err := view.Ready(); !ok {
+		return err
 	}
 	c.queue.Run(ctx, workers, c.sync)
 	return nil

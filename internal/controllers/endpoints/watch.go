@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
 
+	"portico.dev/portico/internal/controllers/caches"
 	core "portico.dev/portico/internal/core/endpoints"
 )
 
@@ -20,16 +21,9 @@ const (
 	byService  = "endpoints/service"  // slices, by Service
 )
 
-// watch registers for events. remove takes the registrations back; it is never
-// nil.
-func (c *controller) watch() (synced []cache.InformerSynced, remove func(), err error) {
-	core, discovery := c.Informers.Core().V1(), c.Informers.Discovery().V1()
-	var undo []func()
-	remove = func() {
-		for _, f := range undo {
-			f()
-		}
-	}
+// watch registers for events.
+func (c *controller) watch(view *caches.View) {
+	core, discovery := view.Core().V1(), view.Discovery().V1()
 	for _, w := range []struct {
 		informer cache.SharedIndexInformer
 		indexer  *cache.Indexer
@@ -42,18 +36,10 @@ func (c *controller) watch() (synced []cache.InformerSynced, remove func(), err 
 		{discovery.EndpointSlices().Informer(), &c.slices, cache.Indexers{byService: serviceIndex}, c.sliceHandler()},
 		{core.Endpoints().Informer(), &c.objects, nil, c.endpointsHandler()},
 	} {
-		if err := w.informer.AddIndexers(w.indexers); err != nil {
-			return nil, remove, err
-		}
+		view.Index(w.informer, w.indexers)
 		*w.indexer = w.informer.GetIndexer()
-		registration, err := w.informer.AddEventHandler(w.handler)
-		if err != nil {
-			return nil, remove, err
-		}
-		undo = append(undo, func() { _ = w.informer.RemoveEventHandler(registration) })
-		synced = append(synced, registration.HasSynced)
+		view.On(w.informer, w.handler)
 	}
-	return synced, remove, nil
 }
 
 func (c *controller) serviceHandler() cache.ResourceEventHandler {

@@ -2,7 +2,6 @@ package machines
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"sync"
 
@@ -11,13 +10,13 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/utils/clock"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
+	"portico.dev/portico/internal/controllers/caches"
 	"portico.dev/portico/internal/controllers/work"
 	"portico.dev/portico/internal/core/machine"
 	"portico.dev/portico/internal/kubevirt"
@@ -30,12 +29,10 @@ const workers = 4
 type Deps struct {
 	Client   kubernetes.Interface
 	Machines kubevirt.Interface
-	// Informers may be shared with other controllers of the same term; Run starts
-	// those it needs. nil: its own.
-	Informers informers.SharedInformerFactory
-	Recorder  record.EventRecorder // nil: no events
-	Log       *slog.Logger
-	Clock     clock.WithTicker // nil: the real one
+	Caches   *caches.Shared       // of the term; nil: its own
+	Recorder record.EventRecorder // nil: no events
+	Log      *slog.Logger
+	Clock    clock.WithTicker // nil: the real one
 }
 
 // key names a machine and its instance, which bear one name.
@@ -51,50 +48,28 @@ type controller struct {
 // Run keeps machines, instances and pods together until ctx ends. An error means
 // that it could not begin.
 func Run(ctx context.Context, d Deps) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	if d.Clock == nil {
 		d.Clock = clock.RealClock{}
 	}
 	if d.Recorder == nil {
 		d.Recorder = silent{}
 	}
-	if d.Informers == nil {
-		d.Informers = informers.NewSharedInformerFactory(d.Client, 0)
-		defer d.Informers.Shutdown() // after cancel: defers run in reverse
-		defer cancel()
-	}
+	view := caches.Open(ctx, d.Client, d.Caches)
+	defer view.Close()
 	machines := kubevirt.NewMachineInformer(d.Machines, metav1.NamespaceAll)
 	instances := kubevirt.NewInstanceInformer(d.Machines, metav1.NamespaceAll)
-	pods := d.Informers.Core().V1().Pods().Informer()
+	pods := view.Core().V1().Pods().Informer()
 	c := newController(d, machines.GetIndexer(), instances.GetIndexer(), pods.GetIndexer())
-
-	var synced []cache.InformerSynced
-	for _, watch := range []struct {
-		informer cache.SharedIndexInformer
-		seen     func(obj any)
-	}{{machines, c.machineSeen}, {instances, c.instanceSeen}, {pods, c.podSeen}} {
-		handle, err := watch.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
-			AddFunc:    watch.seen,
-			UpdateFunc: func(_, obj any) { watch.seen(obj) },
-			DeleteFunc: watch.seen,
-		})
-		if err != nil {
-			return fmt.Errorf("watch for machines: %w", err)
-		}
-		defer watch.informer.RemoveEventHandler(handle) //nolint:errcheck // it is gone already, then
-		synced = append(synced, handle.HasSynced)
+	view.OnAny(machines, c.machineSeen)
+	view.OnAny(instances, c.instanceSeen)
+	view.OnAny(pods, c.podSeen)
+	view.Own(machines)
+	view.Own(instances)
+	if ok, err := view.Ready(); !ok {
+		return err
 	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	defer cancel()
-	for _, informer := range []cache.SharedIndexInformer{machines, instances} {
-		wg.Go(func() { informer.RunWithContext(ctx) })
-	}
-	d.Informers.StartWithContext(ctx)
-	if !cache.WaitForCacheSync(ctx.Done(), synced...) {
-		return nil // ctx ended first
-	}
 	wg.Go(func() { c.machineQueue.Run(ctx, workers, c.syncMachine) })
 	c.instanceQueue.Run(ctx, workers, c.syncInstance)
 	return nil

@@ -12,12 +12,12 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/discovery"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/utils/clock"
 
+	"portico.dev/portico/internal/controllers/caches"
 	"portico.dev/portico/internal/controllers/resources"
 	"portico.dev/portico/internal/controllers/work"
 )
@@ -36,7 +36,7 @@ type Deps struct {
 	Client    kubernetes.Interface
 	Metadata  metadata.Interface
 	Discovery discovery.DiscoveryInterface
-	Informers informers.SharedInformerFactory // may be shared for one term; nil: its own
+	Caches    *caches.Shared // of the term; nil: its own
 	Log       *slog.Logger
 	Clock     clock.WithTicker // nil: the real one
 }
@@ -52,17 +52,12 @@ type controller struct {
 
 // Run empties namespaces until ctx ends.
 func Run(ctx context.Context, d Deps) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	if d.Clock == nil {
 		d.Clock = clock.RealClock{}
 	}
-	if d.Informers == nil {
-		d.Informers = informers.NewSharedInformerFactory(d.Client, 0)
-		defer d.Informers.Shutdown() // after cancel: defers run in reverse
-		defer cancel()
-	}
-	informer := d.Informers.Core().V1().Namespaces().Informer()
+	view := caches.Open(ctx, d.Client, d.Caches)
+	defer view.Close()
+	informer := view.Core().V1().Namespaces().Informer()
 	c := &controller{
 		Deps:  d,
 		queue: work.New[string]("namespaces", d.Log, d.Clock),
@@ -74,7 +69,7 @@ func Run(ctx context.Context, d Deps) error {
 			c.queue.Add(ns.Name)
 		}
 	}
-	registration, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+	view.On(informer, cache.ResourceEventHandlerFuncs{
 		AddFunc: changed,
 		UpdateFunc: func(old, obj any) {
 			// Our own conditions are no reason to look again at once.
@@ -88,13 +83,8 @@ func Run(ctx context.Context, d Deps) error {
 			}
 		},
 	})
-	if err != nil {
-		return fmt.Errorf("watch namespaces: %w", err)
-	}
-	defer func() { _ = informer.RemoveEventHandler(registration) }()
-	d.Informers.StartWithContext(ctx)
-	if !cache.WaitForCacheSync(ctx.Done(), registration.HasSynced) {
-		return nil // ctx ended first
+	if ok, err := view.Ready(); !ok {
+		return err
 	}
 	c.queue.Run(ctx, workers, c.sync)
 	return nil

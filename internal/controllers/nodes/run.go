@@ -2,14 +2,12 @@ package nodes
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"net/netip"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	coordinationlisters "k8s.io/client-go/listers/coordination/v1"
 	corev1listers "k8s.io/client-go/listers/core/v1"
@@ -17,18 +15,17 @@ import (
 	"k8s.io/client-go/tools/record"
 	"k8s.io/utils/clock"
 
+	"portico.dev/portico/internal/controllers/caches"
 	"portico.dev/portico/internal/controllers/work"
 )
 
 // Deps is what Run needs.
 type Deps struct {
-	Client kubernetes.Interface
-	// Informers may be shared with other controllers of the same term; Run starts
-	// those it needs. nil: its own.
-	Informers informers.SharedInformerFactory
-	Recorder  record.EventRecorder // nil: the log alone says what happens
-	Log       *slog.Logger
-	Clock     clock.WithTicker // nil: the real one
+	Client   kubernetes.Interface
+	Caches   *caches.Shared       // of the term; nil: its own
+	Recorder record.EventRecorder // nil: the log alone says what happens
+	Log      *slog.Logger
+	Clock    clock.WithTicker // nil: the real one
 	// Ranges are the cluster's pod ranges, the primary family first. Nodes that
 	// have ranges keep them, whatever these are.
 	Ranges []netip.Prefix
@@ -51,37 +48,18 @@ func Run(ctx context.Context, d Deps) error {
 	if err := checkRanges(d.Ranges); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	if d.Clock == nil {
 		d.Clock = clock.RealClock{}
 	}
-	if d.Informers == nil {
-		d.Informers = informers.NewSharedInformerFactory(d.Client, 0)
-		defer d.Informers.Shutdown() // after cancel: defers run in reverse
-		defer cancel()
-	}
-	nodes, pods, leases := d.Informers.Core().V1().Nodes(), d.Informers.Core().V1().Pods(), d.Informers.Coordination().V1().Leases()
+	view := caches.Open(ctx, d.Client, d.Caches)
+	defer view.Close()
+	nodes, pods, leases := view.Core().V1().Nodes(), view.Core().V1().Pods(), view.Coordination().V1().Leases()
 	c := newController(d, nodes.Lister(), pods.Lister(), leases.Lister())
-	var synced []cache.InformerSynced
-	for _, watch := range []struct {
-		informer cache.SharedIndexInformer
-		handler  cache.ResourceEventHandlerFuncs
-	}{
-		{nodes.Informer(), cache.ResourceEventHandlerFuncs{AddFunc: c.seen, UpdateFunc: func(_, obj any) { c.seen(obj) }, DeleteFunc: c.nodeGone}},
-		{leases.Informer(), cache.ResourceEventHandlerFuncs{AddFunc: c.leaseSeen, UpdateFunc: func(_, obj any) { c.leaseSeen(obj) }}},
-		{pods.Informer(), cache.ResourceEventHandlerFuncs{AddFunc: c.podSeen, UpdateFunc: func(_, obj any) { c.podSeen(obj) }}},
-	} {
-		handle, err := watch.informer.AddEventHandler(watch.handler)
-		if err != nil {
-			return fmt.Errorf("watch for nodes: %w", err)
-		}
-		defer watch.informer.RemoveEventHandler(handle) //nolint:errcheck // it is gone already, then
-		synced = append(synced, handle.HasSynced)
-	}
-	d.Informers.StartWithContext(ctx)
-	if !cache.WaitForCacheSync(ctx.Done(), synced...) {
-		return nil // ctx ended first
+	view.On(nodes.Informer(), cache.ResourceEventHandlerFuncs{AddFunc: c.seen, UpdateFunc: func(_, obj any) { c.seen(obj) }, DeleteFunc: c.nodeGone})
+	view.On(leases.Informer(), cache.ResourceEventHandlerFuncs{AddFunc: c.leaseSeen, UpdateFunc: func(_, obj any) { c.leaseSeen(obj) }})
+	view.On(pods.Informer(), cache.ResourceEventHandlerFuncs{AddFunc: c.podSeen, UpdateFunc: func(_, obj any) { c.podSeen(obj) }})
+	if ok, err := view.Ready(); !ok {
+		return err
 	}
 	var looking sync.WaitGroup
 	looking.Go(func() { c.attention.run(ctx, d.Clock) })

@@ -11,25 +11,23 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	corev1listers "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/utils/clock"
 
+	"portico.dev/portico/internal/controllers/caches"
 	"portico.dev/portico/internal/controllers/work"
 )
 
 // Deps is what Run needs.
 type Deps struct {
-	Client kubernetes.Interface
-	// Informers may be shared with other controllers of the same term; Run starts
-	// those it needs. nil: its own.
-	Informers informers.SharedInformerFactory
-	Recorder  record.EventRecorder // nil: the condition alone says why a pod waits
-	Log       *slog.Logger
-	Clock     clock.WithTicker // nil: the real one
+	Client   kubernetes.Interface
+	Caches   *caches.Shared       // of the term; nil: its own
+	Recorder record.EventRecorder // nil: the condition alone says why a pod waits
+	Log      *slog.Logger
+	Clock    clock.WithTicker // nil: the real one
 }
 
 // scheduler is one term of the controller. Its one worker owns bound.
@@ -45,36 +43,19 @@ type scheduler struct {
 
 // Run schedules pods until ctx ends. An error means that it could not begin.
 func Run(ctx context.Context, d Deps) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	if d.Clock == nil {
 		d.Clock = clock.RealClock{}
 	}
-	if d.Informers == nil {
-		d.Informers = informers.NewSharedInformerFactory(d.Client, 0)
-		defer d.Informers.Shutdown() // after cancel: defers run in reverse
-		defer cancel()
-	}
-	pods, nodes := d.Informers.Core().V1().Pods(), d.Informers.Core().V1().Nodes()
+	view := caches.Open(ctx, d.Client, d.Caches)
+	defer view.Close()
+	pods, nodes := view.Core().V1().Pods(), view.Core().V1().Nodes()
 	s := newScheduler(d, pods.Lister(), nodes.Lister())
-	var synced []cache.InformerSynced
-	for _, watch := range []struct {
-		informer cache.SharedIndexInformer
-		handler  cache.ResourceEventHandlerFuncs
-	}{
-		{pods.Informer(), cache.ResourceEventHandlerFuncs{AddFunc: s.podSeen, UpdateFunc: func(_, obj any) { s.podSeen(obj) }, DeleteFunc: func(any) { s.retryAll() }}},
-		{nodes.Informer(), cache.ResourceEventHandlerFuncs{AddFunc: func(any) { s.retryAll() }, UpdateFunc: s.nodeChanged}},
-	} {
-		handle, err := watch.informer.AddEventHandler(watch.handler)
-		if err != nil {
-			return fmt.Errorf("watch for scheduling: %w", err)
-		}
-		defer watch.informer.RemoveEventHandler(handle) //nolint:errcheck // it is gone already, then
-		synced = append(synced, handle.HasSynced)
-	}
-	d.Informers.StartWithContext(ctx)
-	if !cache.WaitForCacheSync(ctx.Done(), synced...) {
-		return nil // ctx ended first
+	view.On(pods.Informer(), cache.ResourceEventHandlerFuncs{
+		AddFunc: s.podSeen, UpdateFunc: func(_, obj any) { s.podSeen(obj) }, DeleteFunc: func(any) { s.retryAll() },
+	})
+	view.On(nodes.Informer(), cache.ResourceEventHandlerFuncs{AddFunc: func(any) { s.retryAll() }, UpdateFunc: s.nodeChanged})
+	if ok, err := view.Ready(); !ok {
+		return err
 	}
 	s.queue.Run(ctx, 1, s.schedule) // one worker: see the package comment
 	return nil

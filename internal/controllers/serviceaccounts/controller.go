@@ -14,11 +14,12 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/client-go/informers"
+	corev1informers "k8s.io/client-go/informers/core/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/utils/clock"
 
+	"portico.dev/portico/internal/controllers/caches"
 	"portico.dev/portico/internal/controllers/work"
 )
 
@@ -30,6 +31,7 @@ const workers = 2
 // Deps is what Run needs.
 type Deps struct {
 	Client kubernetes.Interface
+	Caches *caches.Shared // of the term; nil: its own
 	Log    *slog.Logger
 	Clock  clock.WithTicker // nil: the real one
 }
@@ -42,43 +44,31 @@ type controller struct {
 
 // Run works until ctx ends.
 func Run(ctx context.Context, d Deps) error {
-	ctx, cancel := context.WithCancel(ctx)
 	if d.Clock == nil {
 		d.Clock = clock.RealClock{}
 	}
-	namespaces := informers.NewSharedInformerFactory(d.Client, 0)
-	accounts := informers.NewSharedInformerFactoryWithOptions(d.Client, 0, informers.WithTweakListOptions(func(o *metav1.ListOptions) {
+	view := caches.Open(ctx, d.Client, d.Caches)
+	defer view.Close()
+	namespaces := view.Core().V1().Namespaces().Informer()
+	accounts := corev1informers.NewFilteredServiceAccountInformer(d.Client, metav1.NamespaceAll, 0, cache.Indexers{}, func(o *metav1.ListOptions) {
 		o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, Name).String()
-	}))
-	defer namespaces.Shutdown() // after cancel: defers run in reverse
-	defer accounts.Shutdown()
-	defer cancel()
-	ofNamespaces, ofAccounts := namespaces.Core().V1().Namespaces().Informer(), accounts.Core().V1().ServiceAccounts().Informer()
+	})
+	view.Own(accounts)
 	c := &controller{
 		Deps: d, queue: work.New[string]("serviceaccounts", d.Log, d.Clock),
-		namespaces: ofNamespaces.GetIndexer(), accounts: ofAccounts.GetIndexer(),
+		namespaces: namespaces.GetIndexer(), accounts: accounts.GetIndexer(),
 	}
-	seen, err := ofNamespaces.AddEventHandler(cache.ResourceEventHandlerFuncs{
+	view.On(namespaces, cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(obj any) { c.queue.Add(obj.(*corev1.Namespace).Name) },
 		UpdateFunc: func(_, obj any) { c.queue.Add(obj.(*corev1.Namespace).Name) },
 	})
-	if err != nil {
-		return fmt.Errorf("watch namespaces: %w", err)
-	}
-	removed, err := ofAccounts.AddEventHandler(cache.ResourceEventHandlerFuncs{DeleteFunc: func(obj any) {
-		if key, err := cache.DeletionHandlingMetaNamespaceKeyFunc(obj); err == nil {
-			if namespace, _, err := cache.SplitMetaNamespaceKey(key); err == nil {
-				c.queue.Add(namespace)
-			}
+	view.On(accounts, cache.ResourceEventHandlerFuncs{DeleteFunc: func(obj any) {
+		if name, err := cache.DeletionHandlingObjectToName(obj); err == nil {
+			c.queue.Add(name.Namespace)
 		}
 	}})
-	if err != nil {
-		return fmt.Errorf("watch ServiceAccounts: %w", err)
-	}
-	namespaces.StartWithContext(ctx)
-	accounts.StartWithContext(ctx)
-	if !cache.WaitForCacheSync(ctx.Done(), seen.HasSynced, removed.HasSynced) {
-		return nil // ctx ended first
+	if ok, err := view.Ready(); !ok {
+		return err
 	}
 	c.queue.Run(ctx, workers, c.sync)
 	return nil
