@@ -9,7 +9,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
 
 	"portico.dev/portico/internal/core/catalog"
 )
@@ -49,11 +51,20 @@ func TestRun(t *testing.T) {
 	client := fake.NewClientset(node, es, &corev1.Service{ObjectMeta: meta("web"), Spec: corev1.ServiceSpec{ClusterIP: "10.96.0.1"}})
 
 	ctx, cancel := context.WithCancel(context.Background())
+	watching := make(chan string, 10)
+	client.PrependWatchReactor("*", func(action clienttesting.Action) (bool, watch.Interface, error) {
+		w, err := client.Tracker().Watch(action.GetResource(), action.GetNamespace())
+		watching <- action.GetResource().Resource
+		return true, w, err
+	})
 	f, done := make(feed, 10), make(chan error)
 	go func() { done <- Run(ctx, client, "a", slog.New(slog.DiscardHandler), f) }()
 	first := next[replaced](t, f)
 	if first.node.Zone != "z1" || len(first.views) != 1 || len(first.views[0].Slices) != 1 || first.views[0].Service.ClusterIPs[0].String() != "10.96.0.1" {
 		t.Errorf("first: %+v", first)
+	}
+	for range 3 {
+		<-watching // the fake client forgets what happens between a list and its watch
 	}
 	if err := client.CoreV1().Services("default").Delete(ctx, "web", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
