@@ -25,23 +25,11 @@ import (
 func guestPolicy(guests *ipam.GuestRange, mirror *claims.Mirror) claims.Policy {
 	return claims.Policy{
 		Claims: func(obj runtime.Object) []ipam.Claim {
-			m := obj.(metav1.Object)
-			if ownedByMachine(m) {
-				return nil // its VirtualMachine holds them
-			}
-			addrs, err := machine.Addresses(m)
-			if err != nil {
-				return nil // validation refuses such an object
-			}
-			mac, err := net.ParseMAC(m.GetAnnotations()[machine.MACAnnotation])
-			if err != nil {
-				mac = nil
-			}
-			return ipam.GuestClaims(addrs, mac, m.GetUID())
+			return machine.Claims(obj.(metav1.Object))
 		},
 		Assign: func(obj, old runtime.Object) (claims.Assignment, error) {
 			m := obj.(metav1.Object)
-			if ownedByMachine(m) {
+			if machine.OwnedByMachine(m) {
 				return &guestAssignment{}, nil
 			}
 			was, _ := old.(metav1.Object)
@@ -102,6 +90,8 @@ type guestAssignment struct {
 	derivedMAC bool         // from the address
 }
 
+func (a *guestAssignment) Requires() []string { return nil }
+
 func (a *guestAssignment) Commit() {}
 
 func (a *guestAssignment) Release() {
@@ -160,12 +150,6 @@ func askedMAC(m metav1.Object) string {
 		return ""
 	}
 	return mac.String()
-}
-
-func ownedByMachine(m metav1.Object) bool {
-	owner := metav1.GetControllerOf(m)
-	return owner != nil && owner.Kind == kubevirtv1.VirtualMachineGroupVersionKind.Kind &&
-		strings.HasPrefix(owner.APIVersion, kubevirtv1.VirtualMachineGroupVersionKind.Group+"/")
 }
 
 // guestHints shows the claims to the guests' range.

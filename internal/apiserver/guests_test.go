@@ -60,7 +60,9 @@ func claimsOf(t testing.TB, s *apitest.Server) map[string]string {
 	}
 	out := map[string]string{}
 	for _, kv := range resp.Kvs {
-		out[strings.TrimPrefix(string(kv.Key), claims.Root)] = string(kv.Value)
+		if key := strings.TrimPrefix(string(kv.Key), claims.Root); !strings.HasPrefix(key, "range/") {
+			out[key] = string(kv.Value)
+		}
 	}
 	return out
 }

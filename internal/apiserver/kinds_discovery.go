@@ -11,7 +11,6 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
-	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -220,48 +219,4 @@ func leaseKind() kind[*coordinationv1.Lease] {
 			},
 		},
 	}
-}
-
-func ipAddressKind() kind[*networkingv1.IPAddress] {
-	return kind[*networkingv1.IPAddress]{
-		gv: networkingv1.SchemeGroupVersion, plural: "ipaddresses", singular: "ipaddress", short: []string{"ip"},
-		newObject: func() *networkingv1.IPAddress { return &networkingv1.IPAddress{} },
-		newList:   func() runtime.Object { return &networkingv1.IPAddressList{} },
-		rules: rules[*networkingv1.IPAddress]{
-			validate: func(a *networkingv1.IPAddress) field.ErrorList {
-				errs := validateMeta(&a.ObjectMeta, false, validateIPName)
-				if a.Spec.ParentRef == nil {
-					errs = append(errs, field.Required(field.NewPath("spec", "parentRef"), ""))
-				}
-				return errs
-			},
-			validateUpdate: func(a, old *networkingv1.IPAddress) field.ErrorList {
-				return validateMetaUpdate(&a.ObjectMeta, &old.ObjectMeta)
-			},
-		},
-		table: table[*networkingv1.IPAddress]{
-			columns: []metav1.TableColumnDefinition{column("ParentRef", "The object that holds the address.")},
-			row: func(a *networkingv1.IPAddress) []any {
-				p := a.Spec.ParentRef
-				if p == nil {
-					return []any{"<none>"}
-				}
-				parts := []string{p.Resource, p.Namespace, p.Name}
-				if p.Group != "" {
-					parts[0] += "." + p.Group
-				}
-				return []any{strings.Join(parts, "/")}
-			},
-		},
-	}
-}
-
-// validateIPName wants an address in its canonical form, so that one address can
-// have one object only.
-func validateIPName(name string, _ bool) []string {
-	addr, err := netip.ParseAddr(name)
-	if err != nil || addr.String() != name {
-		return []string{"must be an IP address in canonical form"}
-	}
-	return nil
 }

@@ -50,7 +50,7 @@ func instanceKind() kind[*kubevirtv1.VirtualMachineInstance] {
 			validate:       machine.ValidateInstance,
 			validateUpdate: machine.ValidateInstanceUpdate,
 			warnings: func(vmi, _ *kubevirtv1.VirtualMachineInstance) []string {
-				if ownedByMachine(vmi) {
+				if machine.OwnedByMachine(vmi) {
 					return nil // the VirtualMachine's author was warned
 				}
 				return machine.InstanceWarnings(vmi)

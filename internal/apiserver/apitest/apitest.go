@@ -15,6 +15,7 @@ import (
 
 	"portico.dev/portico/internal/apiserver"
 	"portico.dev/portico/internal/apiserver/certs"
+	"portico.dev/portico/internal/apiserver/claims"
 	"portico.dev/portico/internal/apiserver/etcd"
 )
 
@@ -28,6 +29,7 @@ type Server struct {
 	Kube      kubernetes.Interface
 	Dir       string // its data directory
 	Store     etcd.Source
+	Claims    *claims.Ledger // as the store has them
 	Authority *certs.Authority
 	stop      func()
 }
@@ -106,7 +108,7 @@ func start(t testing.TB, dir string, store etcd.Source, closeStore func(), chang
 	ended := make(chan error, 1)
 	go func() { ended <- server.Run(ctx) }()
 	stopped := false
-	s := &Server{Config: server.LoopbackConfig(), Dir: dir, Store: config.Store, Authority: config.Authority, stop: func() {
+	s := &Server{Config: server.LoopbackConfig(), Dir: dir, Store: config.Store, Claims: server.Claims(), Authority: config.Authority, stop: func() {
 		if stopped {
 			return
 		}
@@ -141,6 +143,26 @@ func (s *Server) waitReady(t testing.TB) {
 		case <-ctx.Done():
 			t.Fatalf("not ready after %v: %v: %s", readyTimeout, err, body)
 		case <-ticker.C:
+		}
+	}
+}
+
+// Eventually tries until it succeeds; what says what is waited for.
+func Eventually(t testing.TB, what string, try func() error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := try()
+		if err == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("%s: not after 30 s: %v", what, err)
+		case <-tick.C:
 		}
 	}
 }

@@ -111,7 +111,7 @@ func TestLeakedHintsAreNoExhaustion(t *testing.T) {
 			t.Fatalf("got %v, want a timeout", err)
 		}
 	}
-	eventually(t, "a Service in a range whose hints are full", func() error {
+	apitest.Eventually(t, "a Service in a range whose hints are full", func() error {
 		_, err := create(r.Kube, clusterIP("found", ""))
 		return err
 	})

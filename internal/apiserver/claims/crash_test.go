@@ -92,7 +92,7 @@ func startProcess(t *testing.T, dir string) *process {
 	}
 	t.Cleanup(p.kill)
 	var host []byte
-	eventually(t, "the server's address", func() error {
+	apitest.Eventually(t, "the server's address", func() error {
 		host, err = os.ReadFile(address)
 		return err
 	})
@@ -111,7 +111,7 @@ func startProcess(t *testing.T, dir string) *process {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the server's readiness", func() error {
+	apitest.Eventually(t, "the server's readiness", func() error {
 		return p.kube.CoreV1().RESTClient().Get().AbsPath("/readyz").Do(context.Background()).Error()
 	})
 	return p
@@ -124,57 +124,109 @@ func (p *process) kill() {
 	}
 }
 
-// ALLOC-03: a server that is killed at any moment leaves claims and Services that
-// agree, and every write that it acknowledged.
+// ALLOC-03: a server that is killed at any moment leaves claims and objects that agree,
+// and every write that it acknowledged. Lanes run beside each other, each on a store of
+// its own, as starting takes the most time.
 func TestKilledServerLeavesNoHalf(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
+	const lanes = 4
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
-	random := rand.New(rand.NewPCG(seed, 0))
-	for round := range rounds(3, 40) {
-		p := startProcess(t, dir)
-		namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default"}}
-		if _, err := p.kube.CoreV1().Namespaces().Create(context.Background(), namespace, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
-			t.Fatal(err)
-		}
-		ctx, stop := context.WithCancel(context.Background())
-		var wg sync.WaitGroup
-		acked := make([]string, 4) // the last Service that each of them had confirmed
-		for i := range acked {
-			own := rand.New(rand.NewPCG(seed, uint64(100*round+i+1)))
-			a := &actor{kube: p.kube, rand: own, done: map[string]int{}}
-			wg.Go(func() {
-				for n := 0; ctx.Err() == nil; n++ {
-					a.act(ctx)
-					// Named by round, so that nobody deletes it, and headless, so that
-					// ranges don't run full.
-					name := fmt.Sprintf("acked-%d-%d-%d", round, i, n)
-					if _, err := create(p.kube, clusterIP(name, corev1.ClusterIPNone)); err == nil {
-						acked[i] = name
-					}
+	for n := range lanes {
+		t.Run(fmt.Sprintf("lane %d", n), func(t *testing.T) {
+			t.Parallel()
+			l := &lane{dir: t.TempDir(), seed: seed + uint64(n), random: rand.New(rand.NewPCG(seed, uint64(n)))}
+			for round := range rounds(20, 200) / lanes {
+				l.round(t, round)
+				if t.Failed() {
+					return
 				}
-			})
-		}
-		time.Sleep(200*time.Millisecond + time.Duration(random.IntN(400))*time.Millisecond) // the moment of the crash, not a wait
-		p.kill()
-		stop()
-		wg.Wait()
-		r := &rig{txns: &txns{}}
-		r.Server = apitest.StartIn(t, dir, smallish)
-		var err error
-		if r.direct, err = r.Store.Client(); err != nil {
-			t.Fatal(err)
-		}
-		r.check(t)
-		for _, name := range acked {
-			if name == "" {
-				t.Errorf("round %d: a client got nothing done before the crash", round)
-			} else if _, err := r.Kube.CoreV1().Services("default").Get(context.Background(), name, metav1.GetOptions{}); err != nil {
-				t.Errorf("round %d: an acknowledged write is lost: %v", round, err)
 			}
-		}
-		t.Logf("round %d: %d claims, last acknowledged %v", round, len(r.stored(t)), acked)
-		r.Stop()
+		})
+	}
+}
+
+// lane is one store, on which a server is killed again and again.
+type lane struct {
+	dir    string
+	seed   uint64
+	random *rand.Rand
+}
+
+// clientsPerLane write at the same time.
+const clientsPerLane = 4
+
+func (l *lane) round(t *testing.T, round int) {
+	p := startProcess(t, l.dir)
+	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default"}}
+	if _, err := p.kube.CoreV1().Namespaces().Create(context.Background(), namespace, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	var writes [clientsPerLane]confirmed
+	began := make(chan struct{}, clientsPerLane)
+	for i := range writes {
+		a := &actor{kube: p.kube, rand: rand.New(rand.NewPCG(l.seed, uint64(100*round+i+1))), done: map[string]int{}}
+		wg.Go(func() {
+			for n := 0; ctx.Err() == nil; n++ {
+				a.act(ctx)
+				writes[i].write(ctx, p.kube, fmt.Sprintf("own-%d-%d-%d", round, i, n))
+				if n == 0 {
+					began <- struct{}{}
+				}
+			}
+		})
+	}
+	for range clientsPerLane {
+		<-began
+	}
+	time.Sleep(time.Duration(l.random.IntN(150)) * time.Millisecond) // the moment of the crash, not a wait
+	p.kill()
+	stop()
+	wg.Wait()
+	store, err := etcd.StartEmbedded(context.Background(), filepath.Join(l.dir, "etcd"), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	client, err := store.Client()
+	if err != nil {
+		t.Fatal(err)
+	}
+	is := read(t, client)
+	is.check(t)
+	for i := range writes {
+		writes[i].check(t, is)
+	}
+}
+
+// confirmed are the last writes of one client that were acknowledged.
+type confirmed struct {
+	here, gone string // Services that must, and mustn't, be there
+}
+
+// write makes a Service and deletes the one before. Nobody else knows their names, and
+// they are headless, so that ranges don't run full.
+func (c *confirmed) write(ctx context.Context, kube clientset.Interface, name string) {
+	if _, err := create(kube, clusterIP(name, corev1.ClusterIPNone)); err != nil {
+		return
+	}
+	old := c.here
+	c.here = name
+	if old != "" && kube.CoreV1().Services("default").Delete(ctx, old, metav1.DeleteOptions{}) == nil {
+		c.gone = old
+	}
+}
+
+func (c *confirmed) check(t *testing.T, is state) {
+	t.Helper()
+	if c.here == "" {
+		t.Error("a client got nothing done before the crash")
+	} else if is.services["default/"+c.here] == nil {
+		t.Errorf("the Service %s was acknowledged and is lost", c.here)
+	}
+	if c.gone != "" && is.services["default/"+c.gone] != nil {
+		t.Errorf("the deletion of Service %s was acknowledged and is lost", c.gone)
 	}
 }

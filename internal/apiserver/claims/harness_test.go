@@ -2,24 +2,26 @@ package claims_test
 
 import (
 	"context"
-	"maps"
+	"log/slog"
 	"net/netip"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/kubernetes"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	clientset "k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/record"
 
 	"portico.dev/portico/internal/apiserver"
 	"portico.dev/portico/internal/apiserver/apitest"
-	"portico.dev/portico/internal/apiserver/claims"
 	"portico.dev/portico/internal/apiserver/etcd"
-	"portico.dev/portico/internal/core/ipam"
+	"portico.dev/portico/internal/controllers/addresses"
+	"portico.dev/portico/internal/kubevirt"
 )
 
 // rig is a server whose store's transactions a test can see and disturb.
@@ -96,49 +98,42 @@ func nodePort(name string, port int32) *corev1.Service {
 	}
 }
 
-// stored reads the claims with their owners.
-func (r *rig) stored(t testing.TB) map[string]string {
-	t.Helper()
-	resp, err := r.direct.KV.Get(context.Background(), claims.Root, clientv3.WithPrefix())
-	if err != nil {
-		t.Fatal(err)
-	}
-	out := map[string]string{}
-	for _, kv := range resp.Kvs {
-		out[strings.TrimPrefix(string(kv.Key), claims.Root)] = string(kv.Value)
-	}
-	return out
+func serviceCIDR(name string, cidrs ...string) *networkingv1.ServiceCIDR {
+	return &networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: cidrs}}
 }
 
-// check proves the invariant: the claims are those of the stored Services, no more
-// and no less.
-func (r *rig) check(t testing.TB) {
+// ipAddress is one that somebody made by hand, for a thing of their own.
+func ipAddress(ip string) *networkingv1.IPAddress {
+	return &networkingv1.IPAddress{
+		ObjectMeta: metav1.ObjectMeta{Name: ip},
+		Spec:       networkingv1.IPAddressSpec{ParentRef: &networkingv1.ParentReference{Group: "example.dev", Resource: "gateways", Name: "own"}},
+	}
+}
+
+// control runs the controller of addresses until the test ends. The channel has what it
+// finds wrong.
+func (r *rig) control(t testing.TB, period time.Duration) <-chan string {
 	t.Helper()
-	list, err := r.Kube.CoreV1().Services("").List(context.Background(), metav1.ListOptions{})
+	machines, err := kubevirt.NewForConfig(r.Config, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := map[string]string{}
-	for i := range list.Items {
-		for _, c := range ipam.ServiceClaims(&list.Items[i]) {
-			if other, ok := want[c.Key]; ok {
-				t.Errorf("%s is used by %s and %s", c.Key, other, c.Owner)
-			}
-			want[c.Key] = string(c.Owner)
+	recorder := record.NewFakeRecorder(1000)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- addresses.Run(ctx, addresses.Deps{
+			Client: r.Kube, Machines: machines, Claims: r.Claims, Recorder: recorder, NodePortFirst: 30000, NodePortLast: 32767, Period: period,
+			Log: slog.New(slog.DiscardHandler), Default: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/28")},
+		})
+	}()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
 		}
-	}
-	if got := r.stored(t); !maps.Equal(got, want) {
-		t.Errorf("claims of %d Services differ:\n stored %v\n wanted %v", len(list.Items), sorted(got), sorted(want))
-	}
-}
-
-func sorted(m map[string]string) []string {
-	var out []string
-	for k, v := range m {
-		out = append(out, k+"="+v)
-	}
-	slices.Sort(out)
-	return out
+	})
+	return recorder.Events
 }
 
 // disturbed is a store whose clients report their transactions.

@@ -31,6 +31,8 @@ const (
 	// rereadMirror is how long a hint can be wrong that no event corrects: a choice
 	// stays marked when its write's result was unknown and turned out as not done.
 	rereadMirror = 10 * time.Minute
+	// rangesRoot is the folder of ServiceCIDRs' claims.
+	rangesRoot = Root + string(ipam.CIDR) + "/"
 	// refreshPause bounds what writers that find their range full cost the store.
 	refreshPause = time.Second
 )
@@ -43,16 +45,16 @@ type Mirror struct {
 
 	mu   sync.Mutex // guards the following, and the order of changes to hints
 	read time.Time  // when the claims were read last
+	rev  int64      // and at which revision: older events are known
 }
 
 // StartMirror reads the claims, then follows them until ctx ends.
 func StartMirror(ctx context.Context, c *kubernetes.Client, hints ...Hints) (*Mirror, error) {
 	m := &Mirror{client: c, hints: hints, done: make(chan struct{})}
-	rev, err := m.readAll(ctx)
-	if err != nil {
+	if err := m.Reread(ctx); err != nil {
 		return nil, err
 	}
-	go m.run(ctx, rev)
+	go m.run(ctx)
 	return m, nil
 }
 
@@ -68,36 +70,34 @@ func (m *Mirror) Refresh(ctx context.Context) (bool, error) {
 	if recent {
 		return false, nil
 	}
-	_, err := m.readAll(ctx)
+	err := m.Reread(ctx)
 	return err == nil, err
 }
 
-func (m *Mirror) run(ctx context.Context, rev int64) {
+func (m *Mirror) run(ctx context.Context) {
 	defer close(m.done)
 	for {
-		m.follow(ctx, rev+1)
+		m.follow(ctx)
 		for {
 			select {
 			case <-ctx.Done():
 				return
 			case <-time.After(retryMirror):
 			}
-			var err error
-			if rev, err = m.readAll(ctx); err == nil {
+			if m.Reread(ctx) == nil {
 				break
 			}
 		}
 	}
 }
 
-// readAll makes the hints anew. It holds the lock while it reads, so that no event
-// older than what it reads is applied after.
-func (m *Mirror) readAll(ctx context.Context) (int64, error) {
+// Reread makes the hints anew from the store.
+func (m *Mirror) Reread(ctx context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	resp, err := m.client.KV.Get(ctx, Root, clientv3.WithPrefix(), clientv3.WithKeysOnly())
 	if err != nil {
-		return 0, fmt.Errorf("read the claims on addresses and ports: %w", err)
+		return fmt.Errorf("read the claims on addresses and ports: %w", err)
 	}
 	for _, h := range m.hints {
 		h.Replace(func(yield func(string) bool) {
@@ -108,27 +108,38 @@ func (m *Mirror) readAll(ctx context.Context) (int64, error) {
 			}
 		})
 	}
-	m.read = time.Now()
-	return resp.Header.Revision, nil
+	m.read, m.rev = time.Now(), resp.Header.Revision
+	return nil
 }
 
-// follow applies changes from revision rev on until the watch breaks or it is time to
+// follow applies changes since the last reading until the watch breaks or it is time to
 // read all again.
-func (m *Mirror) follow(ctx context.Context, rev int64) {
+func (m *Mirror) follow(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, rereadMirror)
 	defer cancel()
-	for resp := range m.client.Watcher.Watch(ctx, Root, clientv3.WithPrefix(), clientv3.WithRev(rev)) {
+	m.mu.Lock()
+	from := m.rev + 1
+	m.mu.Unlock()
+	for resp := range m.client.Watcher.Watch(ctx, Root, clientv3.WithPrefix(), clientv3.WithRev(from)) {
 		if resp.Err() != nil {
 			return // compacted or cancelled
 		}
-		m.apply(resp.Events)
+		// Of a range that is new nobody knows what is taken in it already.
+		if m.apply(resp.Events) && m.Reread(ctx) != nil {
+			return
+		}
 	}
 }
 
-func (m *Mirror) apply(events []*clientv3.Event) {
+// apply reports whether a range was added.
+func (m *Mirror) apply(events []*clientv3.Event) (rangeAdded bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, ev := range events {
+		if ev.Kv.ModRevision <= m.rev {
+			continue
+		}
+		rangeAdded = rangeAdded || ev.Type == mvccpb.Event_PUT && strings.HasPrefix(string(ev.Kv.Key), rangesRoot)
 		claim := ipam.Claim{Key: strings.TrimPrefix(string(ev.Kv.Key), Root), Owner: types.UID(ev.Kv.Value)}
 		for _, h := range m.hints {
 			if ev.Type == mvccpb.Event_DELETE {
@@ -138,4 +149,5 @@ func (m *Mirror) apply(events []*clientv3.Event) {
 			}
 		}
 	}
+	return rangeAdded
 }

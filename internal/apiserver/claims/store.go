@@ -25,9 +25,14 @@ type Policy struct {
 	// An error that wraps ipam.ErrFull is believed only after Refresh.
 	Assign func(obj, old runtime.Object) (Assignment, error)
 
-	// Free tells the allocators that a deleted object's claims are gone, so that
-	// they can be had again before the mirror sees it (ALLOC-04). Optional.
+	// Free tells the allocators that claims are gone: a deleted object's, so that they
+	// can be had again before the mirror sees it (ALLOC-04), or one that an assignment
+	// required and that the store doesn't have. Optional.
 	Free func(...ipam.Claim)
+
+	// Guard may refuse to have old changed into obj, or deleted where obj is nil, by
+	// what the store says now. Optional.
+	Guard func(ctx context.Context, obj, old runtime.Object) error
 
 	// Refresh makes the hints anew from the store and reports whether it did.
 	// Optional.
@@ -41,6 +46,9 @@ type Assignment interface {
 	// when the claim was the allocator's own choice, which then won't be made
 	// again; otherwise the error for the client.
 	Conflict(key string) error
+	// Requires gives the keys of others' claims that must live for the write to be
+	// granted: a ServiceCIDR's on the range that an address is of.
+	Requires() []string
 	Commit()
 	Release()
 }
@@ -85,6 +93,8 @@ func (s *Store) GuaranteedUpdate(ctx context.Context, key string, out runtime.Ob
 				fresh := obj.DeepCopyObject()
 				if meta.ResourceVersion == 0 {
 					before = nil // server-side apply creates by an update from nothing
+				} else if err := s.guard(ctx, fresh, before); err != nil {
+					return nil, nil, err
 				}
 				return fresh, ttl, begin(fresh, before)
 			}, from)
@@ -98,12 +108,22 @@ func (s *Store) Delete(ctx context.Context, key string, out runtime.Object, prec
 	ctx, in := withIntent(ctx)
 	err := s.Interface.Delete(ctx, key, out, preconditions, func(ctx context.Context, obj runtime.Object) error {
 		*in = intent{owner: ownerOf(obj), remove: s.policy.Claims(obj)}
+		if err := s.guard(ctx, nil, obj); err != nil {
+			return err
+		}
 		return validate(ctx, obj)
 	}, cached, opts)
 	if err == nil && s.policy.Free != nil {
 		s.policy.Free(in.remove...)
 	}
 	return err
+}
+
+func (s *Store) guard(ctx context.Context, obj, old runtime.Object) error {
+	if s.policy.Guard == nil {
+		return nil
+	}
+	return s.policy.Guard(ctx, obj, old)
 }
 
 // beginFunc assigns obj and records in the attempt's intent what changes.
@@ -123,8 +143,9 @@ func (s *Store) try(ctx context.Context, write func(context.Context, beginFunc) 
 				continue
 			}
 		}
-		if again, err := a.end(in, err); !again {
-			return err
+		again, settled := a.end(s, in, err)
+		if !again {
+			return settled
 		}
 	}
 	return apierrors.NewInternalError(fmt.Errorf("no free address or port was found in %d tries: %w", maxTries, err))
@@ -154,13 +175,15 @@ func (a *attempt) begin(s *Store, in *intent, obj, old runtime.Object) error {
 	}
 	a.assigned = assigned
 	*in = s.difference(obj, old)
+	in.require = assigned.Requires()
 	return nil
 }
 
 // end settles what was assigned, by the way the write went, and reports whether
 // another attempt is worth while.
-func (a *attempt) end(in *intent, err error) (again bool, _ error) {
+func (a *attempt) end(s *Store, in *intent, err error) (again bool, _ error) {
 	var taken *takenError
+	var gone *goneError
 	switch {
 	case a.assigned == nil:
 	case err == nil:
@@ -170,6 +193,12 @@ func (a *attempt) end(in *intent, err error) (again bool, _ error) {
 		conflict := a.assigned.Conflict(taken.claim.Key)
 		a.assigned.Release()
 		return conflict == nil, conflict
+	case errors.As(err, &gone):
+		a.assigned.Release()
+		if s.policy.Free != nil {
+			s.policy.Free(ipam.Claim{Key: gone.key}) // the next try does without
+		}
+		return true, err
 	default:
 		a.assigned.Release()
 	}

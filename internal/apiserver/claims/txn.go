@@ -30,6 +30,8 @@ type intent struct {
 	owner  string // UID
 	add    []ipam.Claim
 	remove []ipam.Claim
+	// require are the keys of claims that must be there, whoever has them.
+	require []string
 	// unknown is set by the client: the store never said how the write ended.
 	unknown bool
 }
@@ -57,6 +59,12 @@ func (e *takenError) Error() string {
 	return fmt.Sprintf("%s is held by object %s", e.claim.Key, e.owner)
 }
 
+// goneError says that a claim which the write required is gone. It doesn't leave this
+// package either.
+type goneError struct{ key string }
+
+func (e *goneError) Error() string { return e.key + " is gone" }
+
 // client is the etcd client of a claiming resource. It replaces the two writes of
 // kubernetes.Interface by transactions that include the intent of the context.
 type client struct {
@@ -76,12 +84,12 @@ func (c *client) OptimisticPut(ctx context.Context, key string, value []byte, re
 		return c.resolvePut(ctx, key, value, rev, resp, err)
 	}
 	put := clientv3.OpPut(key, string(value), clientv3.WithLease(opts.LeaseID))
-	txn, taken, err := c.commit(ctx, key, rev, in, []clientv3.Op{put})
+	txn, refused, err := c.commit(ctx, key, rev, in, []clientv3.Op{put})
 	if err != nil {
 		return c.resolvePut(ctx, key, value, rev, kubernetes.PutResponse{}, err)
 	}
-	if taken != nil {
-		return kubernetes.PutResponse{}, taken
+	if refused != nil {
+		return kubernetes.PutResponse{}, refused
 	}
 	return kubernetes.PutResponse{Succeeded: txn.Succeeded, Revision: txn.Header.Revision, KV: objectOf(txn)}, nil
 }
@@ -112,19 +120,25 @@ func objectOf(txn *clientv3.TxnResponse) *mvccpb.KeyValue {
 }
 
 // commit runs then, and the changes of claims, if the object is at rev and every
-// added claim is free. When it is refused it also says which claim was taken.
+// added claim is free and every required one there. A refusal that comes from a claim is
+// a takenError or a goneError.
 //
 // Only corruption can make a claim to remove vanish before its object, or leave a
 // claim to add in the owner's hands already. Neither may block the write for ever:
 // such claims are left out of a second try.
-func (c *client) commit(ctx context.Context, key string, rev int64, in *intent, then []clientv3.Op) (*clientv3.TxnResponse, *takenError, error) {
+func (c *client) commit(ctx context.Context, key string, rev int64, in *intent, then []clientv3.Op) (_ *clientv3.TxnResponse, refused, _ error) {
 	add, remove := in.add, in.remove
 	for {
-		resp, err := c.txn(ctx, key, rev, in.owner, add, remove, then)
+		resp, err := c.txn(ctx, key, rev, in.owner, add, remove, in.require, then)
 		if err != nil || resp.Succeeded || objectMoved(resp, rev) {
 			return resp, nil, err
 		}
 		held := holders(resp)
+		for i, key := range in.require {
+			if !held[len(add)+len(remove)+i].held {
+				return resp, &goneError{key}, nil
+			}
+		}
 		var free, own []ipam.Claim
 		for i, claim := range add {
 			switch h := held[i]; {
@@ -150,7 +164,7 @@ func (c *client) commit(ctx context.Context, key string, rev int64, in *intent, 
 }
 
 // txn is one attempt. When refused, it reads the object and then each claim.
-func (c *client) txn(ctx context.Context, key string, rev int64, owner string, add, remove []ipam.Claim, then []clientv3.Op) (*clientv3.TxnResponse, error) {
+func (c *client) txn(ctx context.Context, key string, rev int64, owner string, add, remove []ipam.Claim, require []string, then []clientv3.Op) (*clientv3.TxnResponse, error) {
 	conditions := []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(key), "=", rev)}
 	otherwise := []clientv3.Op{clientv3.OpGet(key)}
 	ops := slices.Clone(then)
@@ -165,6 +179,11 @@ func (c *client) txn(ctx context.Context, key string, rev int64, owner string, a
 		conditions = append(conditions, clientv3.Compare(clientv3.Value(at), "=", owner))
 		otherwise = append(otherwise, clientv3.OpGet(at))
 		ops = append(ops, clientv3.OpDelete(at))
+	}
+	for _, claim := range require {
+		at := c.prefix + claim
+		conditions = append(conditions, clientv3.Compare(clientv3.ModRevision(at), ">", 0))
+		otherwise = append(otherwise, clientv3.OpGet(at))
 	}
 	return c.kv.Txn(ctx).If(conditions...).Then(ops...).Else(otherwise...).Commit()
 }

@@ -2,6 +2,7 @@ package ipam
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -45,12 +46,24 @@ func (p *Pools) Assign(svc, old *corev1.Service) (*Assignment, error) {
 	if errs := p.Validate(svc, old); len(errs) > 0 {
 		return nil, errs[0]
 	}
-	a := &Assignment{pools: p, svc: svc, picked: map[string]bool{}}
+	a := &Assignment{pools: p, svc: svc, picked: map[string]bool{}, under: map[string]string{}}
 	had := claimed(old)
 	// First what is there already, so that nothing of it is picked.
 	for _, c := range ServiceClaims(svc) {
-		if p.mark(c.Key) && !had[c.Key] {
+		marked := p.mark(c.Key)
+		if had[c.Key] {
+			continue
+		}
+		if marked {
 			a.marked = append(a.marked, c.Key)
+		}
+		if addr, _ := parseKey(c.Key); addr.IsValid() {
+			r := p.rangeOf(addr)
+			if r == nil { // it went since Validate
+				a.Release()
+				return nil, refused(svc, c.Key, p.checkAddress(addr))
+			}
+			a.under[c.Key] = r.first()
 		}
 	}
 	if err := a.assign(); err != nil {
@@ -71,9 +84,17 @@ func (p *Pools) Assign(svc, old *corev1.Service) (*Assignment, error) {
 type Assignment struct {
 	pools   *Pools
 	svc     *corev1.Service
-	picked  map[string]bool // keys that we chose
-	marked  []string        // keys that were free before
-	dropped []string        // keys that the stored Service has and this one hasn't
+	picked  map[string]bool   // keys that we chose
+	under   map[string]string // keys of new addresses -> their range's claim, "" for a fixed range
+	marked  []string          // keys that were free before
+	dropped []string          // keys that the stored Service has and this one hasn't
+}
+
+// Requires gives the keys of the claims that must live for the write to be granted:
+// those of the ranges that new addresses are of.
+func (a *Assignment) Requires() []string {
+	keys := slices.Sorted(maps.Values(a.under))
+	return slices.DeleteFunc(slices.Compact(keys), func(key string) bool { return key == "" })
 }
 
 // Picked reports whether the claim of this key was our choice, so that another would
@@ -89,6 +110,7 @@ func (a *Assignment) Conflict(key string) error {
 	}
 	// It stays marked, as it isn't free, but isn't ours to release.
 	delete(a.picked, key)
+	delete(a.under, key)
 	a.marked = slices.DeleteFunc(a.marked, func(k string) bool { return k == key })
 	addr, port := parseKey(key)
 	if addr.IsValid() {
@@ -175,11 +197,12 @@ func sharedNodePort(ports []corev1.ServicePort, i int) int32 {
 }
 
 func (a *Assignment) pickAddress(family corev1.IPFamily) (string, error) {
-	addr, err := a.pools.nextAddress(family)
+	addr, under, err := a.pools.nextAddress(family)
 	if err != nil {
 		return "", err
 	}
 	a.pick(addressKey(addr))
+	a.under[addressKey(addr)] = under
 	return addr.String(), nil
 }
 

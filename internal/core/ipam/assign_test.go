@@ -141,11 +141,11 @@ func TestAssignNew(t *testing.T) {
 func checkHints(t *testing.T, p *Pools, claims []Claim) {
 	t.Helper()
 	free := p.ports.Free()
-	for _, r := range p.ranges {
+	for _, r := range p.all() {
 		free += r.Free()
 	}
 	total := p.ports.numbers.size
-	for _, r := range p.ranges {
+	for _, r := range p.all() {
 		total += r.numbers.size
 	}
 	if total-free != uint64(len(claims)) {
@@ -293,7 +293,7 @@ func TestAssignFromSecondRange(t *testing.T) {
 	if want := []string{"10.96.0.1", "10.96.0.2", "10.128.0.1"}; !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
-	if _, err := NewPools(p.ports, p.ranges[0], p.ranges[0]); err == nil {
+	if _, err := NewPools(p.ports, p.all()[0].Range, p.all()[0].Range); err == nil {
 		t.Error("overlapping ranges were accepted")
 	}
 }

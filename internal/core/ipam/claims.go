@@ -19,16 +19,26 @@ const (
 	Address  Kind = "ip"
 	NodePort Kind = "nodeport"
 	MAC      Kind = "mac"
+	// CIDR is a ServiceCIDR's claim on a range, which other ServiceCIDRs may claim too.
+	// Addresses of the range are given only while one of these claims lives.
+	CIDR Kind = "range"
 )
 
 // Claim is an object's right to something that only one object can have.
 type Claim struct {
 	Kind Kind
 	// Key names what is claimed, relative to the storage's prefix for claims:
-	// "ip/10.96.0.20", "nodeport/30000", "mac/02:70:0a:f5:00:02".
+	// "ip/10.96.0.20", "nodeport/30000", "mac/02:70:0a:f5:00:02",
+	// "range/10.96.0.0/12/kubernetes".
 	Key string
 	// Owner is the UID of the object, and the claim's value.
 	Owner types.UID
+}
+
+// Addr gives the address that is claimed, if it is one.
+func (c Claim) Addr() (netip.Addr, bool) {
+	addr, _ := parseKey(c.Key)
+	return addr, addr.IsValid()
 }
 
 // ServiceClaims gives what the Service claims: the cluster IPs and, by number, the
