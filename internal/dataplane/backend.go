@@ -12,6 +12,9 @@ type State struct {
 	Frontends []*routing.Frontend
 	// NodeAddresses are the node's own addresses on which node ports answer.
 	NodeAddresses []netip.Addr
+	// ServiceRanges are the ranges that cluster IPs are taken from: packets to
+	// an address in them that no Service has are dropped.
+	ServiceRanges []netip.Prefix
 }
 
 // Backend programs the kernel by one technique. Its methods are called from one
@@ -25,6 +28,9 @@ type Backend interface {
 	// a packet sees a frontend before or after the change. Its cost depends on
 	// the change alone.
 	Apply(ctx context.Context, change routing.Change) error
+	// Finish does what new connections don't wait for, once after one or more
+	// calls of the others: it ends flows that lead to where they no longer should.
+	Finish(ctx context.Context) error
 	// SetNodeAddresses replaces the node-port addresses at a cost that doesn't
 	// depend on the number of node ports.
 	SetNodeAddresses(ctx context.Context, addrs []netip.Addr) error

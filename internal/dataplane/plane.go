@@ -22,6 +22,9 @@ type Options struct {
 	// NodeAddresses are the first addresses for node ports; SetNodeAddresses
 	// changes them later.
 	NodeAddresses []netip.Addr
+	// ServiceRanges are the first ranges of cluster IPs; SetServiceRanges changes
+	// them later.
+	ServiceRanges []netip.Prefix
 	// After is the clock of the back-off; nil means time.After.
 	After func(time.Duration) <-chan time.Time
 }
@@ -48,12 +51,14 @@ type Plane struct {
 	node    *catalog.Node
 	table   *routing.Table
 	addrs   []netip.Addr
+	ranges  []netip.Prefix
 	ready   bool                              // the first Replace has come
 	full    bool                              // the next step must be a Sync
 	pending map[routing.Key]*routing.Frontend // nil: removed
 	moved   bool                              // addrs are not yet in the kernel
 	wanted  uint64                            // counts states
-	applied uint64                            // the last state the kernel took
+	taken   uint64                            // the last state that new connections meet
+	applied uint64                            // the last state that is finished too
 	failure error                             // of the last attempt
 	waiting map[chan struct{}]uint64          // closed when applied reaches the number
 }
@@ -63,7 +68,7 @@ func New(backend Backend, opts Options) *Plane {
 	p := &Plane{
 		backend: backend, log: opts.Logger, after: opts.After,
 		kick: make(chan struct{}, 1), asked: make(chan question),
-		node: &catalog.Node{}, table: routing.NewTable(), addrs: usable(opts.NodeAddresses), full: true,
+		node: &catalog.Node{}, table: routing.NewTable(), addrs: usable(opts.NodeAddresses), ranges: slices.Clone(opts.ServiceRanges), full: true,
 		pending: map[routing.Key]*routing.Frontend{}, waiting: map[chan struct{}]uint64{},
 	}
 	if p.log == nil {
@@ -116,6 +121,17 @@ func (p *Plane) SetNodeAddresses(addrs []netip.Addr) {
 	}
 }
 
+// SetServiceRanges replaces the ranges of cluster IPs. That is done by a full Sync: it
+// happens when a person adds or removes a range.
+func (p *Plane) SetServiceRanges(ranges []netip.Prefix) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !slices.Equal(ranges, p.ranges) {
+		p.ranges, p.full = slices.Clone(ranges), true
+		p.changed()
+	}
+}
+
 func usable(addrs []netip.Addr) []netip.Addr {
 	var out []netip.Addr
 	for _, a := range addrs {
@@ -159,13 +175,25 @@ func (p *Plane) changed() {
 // holds until it knows better.
 func (p *Plane) Run(ctx context.Context) error {
 	retry, pause := (<-chan time.Time)(nil), retryMin
+	// due is open to read while something is to be finished. News and repairs
+	// need not wait for that, and several steps share one.
+	var due <-chan struct{}
+	now := make(chan struct{})
+	close(now)
 	for {
+		step := p.step
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-p.backend.Disturbed():
-			p.log.Warn("kernel state was changed by somebody else, repairing")
 			p.doubt()
+		case <-due:
+			select {
+			case <-p.backend.Disturbed(): // a repair comes first
+				p.doubt()
+			default:
+				step = p.finish
+			}
 		case q := <-p.asked:
 			words, err := p.backend.Verify(q.ctx, p.State())
 			q.answer <- verified{words, err}
@@ -176,8 +204,8 @@ func (p *Plane) Run(ctx context.Context) error {
 			}
 		case <-retry:
 		}
-		retry = nil
-		if err := p.step(ctx); err != nil {
+		retry, due = nil, nil
+		if err := step(ctx); err != nil {
 			if ctx.Err() != nil {
 				return nil
 			}
@@ -187,11 +215,42 @@ func (p *Plane) Run(ctx context.Context) error {
 			continue
 		}
 		pause = retryMin
+		if p.unfinished() {
+			due = now
+		}
 	}
 }
 
-// doubt makes the next step a full Sync.
+// unfinished reports whether the back end took a state that it has not finished.
+func (p *Plane) unfinished() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.taken > p.applied
+}
+
+// finish lets the back end finish what it took.
+func (p *Plane) finish(ctx context.Context) error {
+	err := p.backend.Finish(ctx)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.failure = err
+	if err != nil {
+		p.full = true
+		return err
+	}
+	p.applied = p.taken
+	for c, n := range p.waiting {
+		if n <= p.applied {
+			close(c)
+			delete(p.waiting, c)
+		}
+	}
+	return nil
+}
+
+// doubt makes the next step a full Sync, because somebody else wrote.
 func (p *Plane) doubt() {
+	p.log.Warn("kernel state was changed by somebody else, repairing")
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.full = true
@@ -243,19 +302,13 @@ func (p *Plane) step(ctx context.Context) error {
 		p.full = true
 		return err
 	}
-	p.applied = target
-	for c, n := range p.waiting {
-		if n <= target {
-			close(c)
-			delete(p.waiting, c)
-		}
-	}
+	p.taken = target
 	return nil
 }
 
 // state gives all that is wanted. mu is held.
 func (p *Plane) state() State {
-	return State{Frontends: slices.AppendSeq(make([]*routing.Frontend, 0, p.table.Len()), p.table.All()), NodeAddresses: p.addrs}
+	return State{Frontends: slices.AppendSeq(make([]*routing.Frontend, 0, p.table.Len()), p.table.All()), NodeAddresses: p.addrs, ServiceRanges: p.ranges}
 }
 
 // State gives all that is wanted now, for Verify and for traces.
@@ -308,7 +361,7 @@ var ErrNotSynced = errors.New("the data plane waits for the first list of Servic
 func (p *Plane) Healthy() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.failure == nil && p.applied == 0 {
+	if p.failure == nil && p.taken == 0 {
 		return ErrNotSynced
 	}
 	return p.failure

@@ -53,6 +53,8 @@ func (f *fake) Apply(_ context.Context, c routing.Change) error {
 	return f.call("apply %s", strings.Join(words, " "))
 }
 
+func (f *fake) Finish(context.Context) error { return nil }
+
 func (f *fake) SetNodeAddresses(_ context.Context, a []netip.Addr) error { return f.call("at %v", a) }
 func (f *fake) Verify(context.Context, State) ([]string, error)          { return nil, nil }
 func (f *fake) Cleanup(context.Context) error                            { return nil }
@@ -144,6 +146,14 @@ func TestPlaneHandsOverChanges(t *testing.T) {
 	b.Replace(here, []catalog.View{view("b", 81)})
 	b.settled()
 	b.expect("apply -TCP 10.96.0.1:82")
+	for range 2 { // the second time it is no news
+		b.SetServiceRanges([]netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")})
+		b.settled()
+	}
+	b.expect("sync 1 frontends at [192.0.2.3]")
+	if got := b.State().ServiceRanges; len(got) != 1 {
+		t.Errorf("the state has the ranges %v", got)
+	}
 	if err := b.Healthy(); err != nil {
 		t.Error(err)
 	}

@@ -37,28 +37,32 @@ func TestPaths(t *testing.T) {
 		{"outside to node port", w.outside, nodeAddr, 30080, clientAddr, nodeAddr},
 	} {
 		t.Run(p.name, func(t *testing.T) {
-			each(t, func(t *testing.T, network string, v6 bool) {
-				seen := map[netip.AddrPort]bool{}
-				for range 60 { // missing one of two backends has a chance of 2^-59
-					a, err := p.from.Ask(network, p.to.port(v6, p.port))
-					if err != nil {
-						t.Fatal(err)
-					}
-					want := p.seesLocal
-					if a.Server == remote.addr(v6) {
-						want = p.seesRemote
-					}
-					if a.Client.Addr() != want.of(v6) {
-						t.Fatalf("backend %s saw %s, want %s", a.Server, a.Client.Addr(), want.of(v6))
-					}
-					if seen[a.Server] = true; len(seen) == 2 {
-						return
-					}
-				}
-				t.Fatalf("only %v answered", seen)
-			})
+			each(t, func(t *testing.T, network string, v6 bool) { p.both(t, network, v6, local, remote) })
 		})
 	}
+}
+
+// both asks until both backends have answered, and looks whom they saw.
+func (p path) both(t *testing.T, network string, v6 bool, local, remote endpoint) {
+	t.Helper()
+	seen := map[netip.AddrPort]bool{}
+	for range 60 { // missing one of two backends has a chance of 2^-59
+		a, err := p.from.Ask(network, p.to.port(v6, p.port))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := p.seesLocal
+		if a.Server == remote.addr(v6) {
+			want = p.seesRemote
+		}
+		if a.Client.Addr() != want.of(v6) {
+			t.Fatalf("%s: backend %s saw %s, want %s", p.to.of(v6), a.Server, a.Client.Addr(), want.of(v6))
+		}
+		if seen[a.Server] = true; seen[local.addr(v6)] && seen[remote.addr(v6)] {
+			return
+		}
+	}
+	t.Fatalf("only %v answered", seen)
 }
 
 // DP-04: a backend reaches itself through its own Service, by cluster IP and

@@ -33,9 +33,9 @@ func refused(h *rig.Host, network string, to netip.AddrPort) (bool, error) {
 
 // silent reports whether an exchange got no answer at all.
 func silent(h *rig.Host, network string, to netip.AddrPort) (bool, error) {
-	c, err := h.Dial(network, netip.AddrPort{}, to, 200*time.Millisecond)
+	c, err := h.Dial(network, netip.AddrPort{}, to, 100*time.Millisecond)
 	if err == nil {
-		_, err = rig.Exchange(c, 200*time.Millisecond)
+		_, err = rig.Exchange(c, 100*time.Millisecond)
 		c.Close()
 	}
 	var ne net.Error

@@ -13,16 +13,20 @@ import (
 func TestSpread(t *testing.T) {
 	w := newWorld(t)
 	w.replace()
-	for _, n := range []int{3, 65} {
-		t.Run(fmt.Sprint(n), func(t *testing.T) {
+	for _, c := range []struct {
+		n  int
+		v6 bool
+	}{{3, false}, {65, true}, {96, false}, {96, true}} {
+		n := c.n
+		t.Run(fmt.Sprintf("%d, IPv6 %v", n, c.v6), func(t *testing.T) {
 			web := service{name: fmt.Sprint("web", n), ip: pair("10.96.1."+fmt.Sprint(n), "fd00:10:96::1:"+fmt.Sprint(n)), port: 80}
 			for i := range n {
 				e := onNode(guestA, uint16(10000+100*n+i))
-				w.a.ServeTCP(t, e.addr(false))
+				w.a.ServeTCP(t, e.addr(c.v6))
 				web.endpoints = append(web.endpoints, e)
 			}
 			w.update(web.view())
-			count := askMany(t, w, web.ip.port(false, 80), 10000)
+			count := askMany(t, w, web.ip.port(c.v6, 80), 10000)
 			if len(count) != n {
 				t.Errorf("%d of %d backends answered", len(count), n)
 			}

@@ -49,6 +49,8 @@ var (
 	porticoIP  = pair("10.244.0.1", "fd00:10:244::1")
 	guestA     = pair("10.245.0.2", "fd00:10:245::2")
 	guestB     = pair("10.245.0.3", "fd00:10:245::3")
+	externalIP = pair("198.51.100.1", "2001:db8:1::1")
+	balancerIP = pair("198.51.100.2", "2001:db8:1::2")
 	guestC     = pair("10.245.0.4", "fd00:10:245::4") // on the other node
 )
 
@@ -60,14 +62,16 @@ type world struct {
 	node, other      *rig.Node
 	a, b, c, outside *rig.Host
 
-	plane   *dataplane.Plane
-	backend dataplane.Backend
-	stop    func() // the program, without cleaning up
+	lastPort uint16 // of a client, see fresh
+	config   nftables.Config
+	plane    *dataplane.Plane
+	backend  dataplane.Backend
+	stop     func() // the program, without cleaning up
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{t: t}
+	w := &world{t: t, lastPort: 10000}
 	lan := rig.NewLAN(t)
 	w.node = rig.NewNode(t, rig.NodeConfig{Name: "node", Pods: prefixes("10.244.0.0/24", "fd00:10:244::/64"), Services: serviceRanges})
 	w.other = rig.NewNode(t, rig.NodeConfig{Name: "other", Pods: prefixes("10.244.1.0/24", "fd00:10:244:1::/64")})
@@ -90,6 +94,11 @@ func newWorld(t *testing.T) *world {
 	route(w.other.Host, nodeAddr, host(guestA.v4), host(guestA.v6), host(guestB.v4), host(guestB.v6))
 	route(w.other.Host, nodeAddr, prefixes("10.244.0.0/24", "fd00:10:244::/64")...)
 	route(w.outside, nodeAddr, serviceRanges...)
+	for _, a := range []dual{externalIP, balancerIP} {
+		route(w.outside, nodeAddr, host(a.v4), host(a.v6))
+		route(w.node.Host, clientAddr, host(a.v4), host(a.v6)) // as a default route would
+	}
+	w.config = nftables.Config{WorkloadRanges: workloadRanges, HairpinSources: w.node.PorticoAddrs}
 	w.start()
 	t.Cleanup(func() { w.stop() })
 	return w
@@ -99,16 +108,14 @@ func newWorld(t *testing.T) *world {
 func (w *world) start() {
 	w.t.Helper()
 	err := w.node.Do(func() (err error) {
-		w.backend, err = nftables.New(nftables.Config{
-			ServiceRanges: serviceRanges, WorkloadRanges: workloadRanges, HairpinSources: w.node.PorticoAddrs,
-		})
+		w.backend, err = nftables.New(w.config)
 		return err
 	})
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	log := slog.New(slog.NewTextHandler(testWriter{w.t}, &slog.HandlerOptions{Level: slog.LevelInfo}))
-	w.plane = dataplane.New(w.backend, dataplane.Options{NodeAddresses: []netip.Addr{nodeAddr.v4, nodeAddr.v6}, Logger: log})
+	w.plane = dataplane.New(w.backend, dataplane.Options{NodeAddresses: []netip.Addr{nodeAddr.v4, nodeAddr.v6}, ServiceRanges: serviceRanges, Logger: log})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	plane, backend := w.plane, w.backend
@@ -178,12 +185,18 @@ func (w *world) verify() {
 // service describes a Service for tests: one port number, TCP and
 // UDP or TCP alone.
 type service struct {
-	name      string
-	ip        dual
-	port      uint16
-	nodePort  uint16
-	tcpOnly   bool
-	endpoints []endpoint
+	name     string
+	ip       dual
+	port     uint16
+	nodePort uint16
+	tcpOnly  bool
+	affinity time.Duration
+	external []dual // external IPs
+	balancer []dual // load-balancer addresses
+	ranges   []netip.Prefix
+	// traffic policies Local
+	externalLocal, internalLocal bool
+	endpoints                    []endpoint
 }
 
 type endpoint struct {
@@ -211,6 +224,16 @@ func (s service) view() catalog.View {
 			{Name: "t", Protocol: catalog.TCP, Port: s.port, NodePort: s.nodePort},
 			{Name: "u", Protocol: catalog.UDP, Port: s.port, NodePort: s.nodePort},
 		},
+	}
+	svc.Affinity, svc.SourceRanges = s.affinity, s.ranges
+	svc.ExternalLocal, svc.InternalLocal = s.externalLocal, s.internalLocal
+	for _, v6 := range []bool{false, true} {
+		for _, a := range s.external {
+			svc.ExternalIPs = append(svc.ExternalIPs, a.of(v6))
+		}
+		for _, a := range s.balancer {
+			svc.Ingress = append(svc.Ingress, catalog.Ingress{IP: a.of(v6)})
+		}
 	}
 	if s.tcpOnly {
 		svc.Ports = svc.Ports[:1]

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -29,6 +30,8 @@ type Host struct {
 	// Links changes addresses, links and routes of the host.
 	Links *netlink.Handle
 	ns    netns.NsHandle
+	// ports counts the ports that clients used, see ask.
+	ports atomic.Uint32
 }
 
 // NewHost makes a host with nothing but a loopback link.
@@ -60,6 +63,10 @@ func NewHost(t testing.TB, name string) *Host {
 	// would hold the first packets back for up to two seconds.
 	for _, s := range []string{"accept_dad", "dad_transmits"} {
 		h.must(t, s, h.Sysctl("net/ipv6/conf/default/"+s, "0"))
+	}
+	// Errors come at once: the limits would hold them back for up to a second.
+	for _, s := range []string{"net/ipv4/icmp_ratelimit", "net/ipv6/icmp/ratelimit"} {
+		h.must(t, s, h.Sysctl(s, "0"))
 	}
 	// Tests must not lean on bridge netfilter, which many hosts don't have.
 	for _, s := range []string{"iptables", "ip6tables", "arptables"} {

@@ -166,10 +166,27 @@ func dial(network string, from, to netip.AddrPort, timeout time.Duration) (net.C
 // Ask makes one exchange with a server of this package.
 func (h *Host) Ask(network string, to netip.AddrPort) (a Answer, err error) {
 	err = h.Do(func() (err error) {
-		a, err = ask(network, to, Patience)
+		a, err = h.ask(network, netip.AddrPort{}, to, Patience)
 		return err
 	})
 	return a, err
+}
+
+// AskFrom makes one exchange from one of the host's addresses; a port of zero is
+// any.
+func (h *Host) AskFrom(network string, from, to netip.AddrPort) (a Answer, err error) {
+	err = h.Do(func() (err error) {
+		a, err = h.ask(network, from, to, Patience)
+		return err
+	})
+	return a, err
+}
+
+func unspecified(like netip.Addr) netip.Addr {
+	if like.Is6() {
+		return netip.IPv6Unspecified()
+	}
+	return netip.IPv4Unspecified()
 }
 
 // AskTimes makes n exchanges one after another and gives the number of answers
@@ -178,7 +195,7 @@ func (h *Host) AskTimes(network string, to netip.AddrPort, n int) (map[netip.Add
 	count := map[netip.AddrPort]int{}
 	err := h.Do(func() error {
 		for range n {
-			a, err := ask(network, to, Patience)
+			a, err := h.ask(network, netip.AddrPort{}, to, Patience)
 			if err != nil {
 				return err
 			}
@@ -189,8 +206,14 @@ func (h *Host) AskTimes(network string, to netip.AddrPort, n int) (map[netip.Add
 	return count, err
 }
 
-func ask(network string, to netip.AddrPort, timeout time.Duration) (Answer, error) {
-	c, err := dial(network, netip.AddrPort{}, to, timeout)
+// ask takes a new port for each UDP exchange: conntrack leads the packets of a
+// flow that it knows to where the flow went before.
+func (h *Host) ask(network string, from, to netip.AddrPort, timeout time.Duration) (Answer, error) {
+	if network == "udp" && !from.IsValid() {
+		const first, count = 20000, 40000
+		from = netip.AddrPortFrom(unspecified(to.Addr()), uint16(first+h.ports.Add(1)%count))
+	}
+	c, err := dial(network, from, to, timeout)
 	if err != nil {
 		return Answer{}, err
 	}

@@ -16,15 +16,17 @@ type choice struct {
 
 // Reasons for which an endpoint is left out.
 const (
-	leftNotReady    = "not ready"
-	leftNotServing  = "terminating and no longer serving"
-	leftTerminating = "terminating, and ready ones exist"
-	leftTopology    = "its hints keep it for other nodes or zones"
+	leftNotReady     = "not ready"
+	leftNotServing   = "terminating and no longer serving"
+	leftTerminating  = "terminating, and ready ones exist"
+	leftTopology     = "its hints keep it for other nodes or zones"
+	leftTopologyKeys = "the topology keys prefer others, or don't allow it"
 )
 
 // choose fills the sets:
 //
-// The cluster set has every ready endpoint that topology allows. When no
+// The cluster set has every ready endpoint that topology allows: by hints, or by
+// the Service's legacy topology keys where it has some. When no
 // endpoint is ready it has those that still serve while they terminate, so that
 // a rolling update without overlap loses nothing (KEP-1669).
 //
@@ -32,10 +34,13 @@ const (
 // regard to topology.
 //
 // An endpoint that is in neither set is left out with a reason.
-func choose(node *catalog.Node, port catalog.ServicePort, all []*catalog.Slice, v6 bool) *choice {
+func choose(node *catalog.Node, keys []string, port catalog.ServicePort, all []*catalog.Slice, v6 bool) *choice {
 	candidates := gather(node, port, all, v6)
 	c := &choice{}
-	near := nearest(node, candidates)
+	near, left := nearest(node, candidates), leftTopology
+	if len(keys) > 0 {
+		near, left = byKeys(node, keys, candidates), leftTopologyKeys
+	}
 	c.Cluster = fallBack(near, func(*candidate) bool { return true })
 	c.Local = fallBack(candidates, func(b *candidate) bool { return b.Local })
 	c.usable = len(fallBack(candidates, func(*candidate) bool { return true })) > 0
@@ -48,7 +53,7 @@ func choose(node *catalog.Node, port catalog.ServicePort, all []*catalog.Slice, 
 	}
 	for i := range candidates {
 		if b := &candidates[i]; !in[b.String()] {
-			c.LeftOut = append(c.LeftOut, LeftOut{Backend: b.Backend, Reason: b.whyLeftOut()})
+			c.LeftOut = append(c.LeftOut, LeftOut{Backend: b.Backend, Reason: b.whyLeftOut(left)})
 		}
 	}
 	return c
@@ -60,10 +65,11 @@ type candidate struct {
 	nodeHints, zoneHints []string
 }
 
-func (b *candidate) whyLeftOut() string {
+// whyLeftOut gives the reason, which for a ready one is that of topology.
+func (b *candidate) whyLeftOut(topology string) string {
 	switch {
 	case b.Ready:
-		return leftTopology
+		return topology
 	case b.Terminating && b.Serving:
 		return leftTerminating
 	case b.Terminating:
@@ -132,6 +138,9 @@ func fallBack(from []candidate, keep func(*candidate) bool) []Backend {
 // cluster is the verdict "the cluster set", or reject when it is empty.
 func (c *choice) cluster(masquerade bool) Verdict {
 	if len(c.Cluster) == 0 {
+		if c.usable {
+			return Verdict{Action: Reject, Reason: "no endpoint fits the topology keys"}
+		}
 		return Verdict{Action: Reject, Reason: "no endpoint is ready"}
 	}
 	return Verdict{Action: ToCluster, Masquerade: masquerade}

@@ -19,7 +19,7 @@ func Compute(node *catalog.Node, svc *catalog.Service, slices []*catalog.Slice) 
 	c := computation{svc: svc, taken: map[Key]bool{}}
 	for _, port := range svc.Ports {
 		for _, ip := range svc.ClusterIPs { // one per family of the Service
-			c.port(port, ip, choose(node, port, slices, ip.Is6()))
+			c.port(port, ip, choose(node, svc.TopologyKeys, port, slices, ip.Is6()))
 		}
 	}
 	return c.out

@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"slices"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"portico.dev/portico/internal/core/catalog"
 )
 
@@ -56,4 +58,51 @@ func hinted(all []candidate, want string, hints func(*candidate) []string) []can
 		return nil
 	}
 	return out
+}
+
+// anyTopology is the key that fits every endpoint.
+const anyTopology = "*"
+
+// byKeys keeps the candidates that the first fitting key allows, none when no key
+// fits: the legacy field topologyKeys (KEP-536). A key fits the endpoints whose
+// node has this node's value of that label, when one of them is ready; if nobody
+// is ready anywhere in the keys' reach, one that serves while it terminates
+// will do.
+func byKeys(node *catalog.Node, keys []string, all []candidate) []candidate {
+	for _, usable := range []func(*candidate) bool{
+		func(b *candidate) bool { return b.Ready },
+		func(b *candidate) bool { return b.Serving && b.Terminating },
+	} {
+		for _, key := range keys {
+			var fitting []candidate
+			found := false
+			for i := range all {
+				if b := &all[i]; sameTopology(node, key, b) {
+					fitting = append(fitting, *b)
+					found = found || usable(b)
+				}
+			}
+			if found {
+				return fitting
+			}
+		}
+	}
+	return nil
+}
+
+// sameTopology reports whether an endpoint's node has this node's value of a
+// label. Of other nodes only the zone is known here, which lies in one region;
+// an endpoint on this node shares all its labels.
+func sameTopology(node *catalog.Node, key string, b *candidate) bool {
+	if key == anyTopology {
+		return true
+	}
+	if _, ok := node.Labels[key]; !ok {
+		return false
+	}
+	switch key {
+	case corev1.LabelTopologyZone, corev1.LabelFailureDomainBetaZone, corev1.LabelTopologyRegion, corev1.LabelFailureDomainBetaRegion:
+		return b.Local || node.Zone != "" && b.Zone == node.Zone
+	}
+	return b.Local
 }

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/ti-mo/conntrack"
 	"golang.org/x/sys/unix"
@@ -18,16 +19,16 @@ import (
 
 // Config is what the rules must know of the node's network.
 type Config struct {
-	// ServiceRanges are the ranges that cluster IPs are taken from: packets to
-	// an address in them that no Service has are dropped.
-	ServiceRanges []netip.Prefix
 	// WorkloadRanges are the cluster's ranges of pods and guests: a source
 	// address in them tells a workload from a client outside.
 	WorkloadRanges []netip.Prefix
 	// HairpinSources are the node's addresses on portico0, one per family: the
 	// source that a backend sees when it reaches itself.
 	HairpinSources []netip.Addr
-	Logger         *slog.Logger
+	// AffinityClients is how many clients session affinity remembers in each
+	// family; 0 means 262,144. More get any backend for each connection.
+	AffinityClients int
+	Logger          *slog.Logger
 }
 
 // Backend is the data plane on nf_tables. It implements dataplane.Backend.
@@ -38,9 +39,11 @@ type Backend struct {
 	flows    *conntrack.Conn
 	watch    *watcher
 	families [2]*family
-	fixed    [2][]chainSpec
+	doubt    map[routing.Key]bool // UDP frontends that may have stale flows
+	doubtAll bool
 	kernel   *kernel // nil: unknown, a Sync must read it
 	nodes    []netip.Addr
+	services []netip.Prefix // ranges of cluster IPs
 }
 
 var _ dataplane.Backend = (*Backend)(nil)
@@ -51,18 +54,12 @@ var errUnknown = errors.New("what the kernel holds is unknown until the next ful
 // New opens the sockets, in the network namespace of the calling thread, and
 // changes nothing.
 func New(cfg Config) (*Backend, error) {
-	b := &Backend{cfg: cfg, log: cfg.Logger, families: newFamilies()}
+	b := &Backend{doubt: map[routing.Key]bool{}, cfg: cfg, log: cfg.Logger, families: newFamilies(limits{})}
+	if b.cfg.AffinityClients <= 0 {
+		b.cfg.AffinityClients = defaultClients
+	}
 	if b.log == nil {
 		b.log = slog.New(slog.DiscardHandler)
-	}
-	for i, f := range b.families {
-		var source netip.Addr
-		for _, a := range cfg.HairpinSources {
-			if index(a) == i {
-				source = a
-			}
-		}
-		b.fixed[i] = f.chains(source)
 	}
 	if err := b.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("nftables data plane: %w", err), b.Close())
@@ -103,33 +100,32 @@ func (b *Backend) Disturbed() <-chan struct{} { return b.watch.disturbed }
 // transaction; what only a packet on its way may still need goes in a second.
 func (b *Backend) Sync(_ context.Context, state dataplane.State) error {
 	b.kernel = nil
-	b.nodes = slices.Clone(state.NodeAddresses)
-	d, err := b.difference(state)
+	b.nodes, b.services = slices.Clone(state.NodeAddresses), slices.Clone(state.ServiceRanges)
+	d, err := b.difference(state, [2][]int{}, false)
 	if err != nil {
 		return err
 	}
 	for _, w := range d.words {
 		b.log.Debug("repairing", "what", w)
 	}
+	b.families = d.kernel.families
 	if err := b.carryOut(d.kernel, d.skeleton, d.pruning); err != nil {
 		return fmt.Errorf("sync nftables: %w", err)
 	}
 	b.kernel = d.kernel
-	if err := b.endFlows(b.staleAfterSync); err != nil {
-		b.kernel = nil
-		return err
-	}
+	b.doubtAll = true
 	return nil
 }
 
 // Verify implements dataplane.Backend.
 func (b *Backend) Verify(_ context.Context, state dataplane.State) ([]string, error) {
-	d, err := b.difference(state)
+	d, err := b.difference(state, b.lengths(), true)
 	if err != nil {
 		return nil, err
 	}
-	words := append(d.words, d.kernel.now.words(b.families)...)
-	return append(words, d.kernel.later.words(b.families)...), nil
+	families := d.kernel.families
+	words := append(d.words, d.kernel.now.words(families)...)
+	return append(words, d.kernel.later.words(families)...), nil
 }
 
 // difference is what leads from the kernel's state to the wanted one.
@@ -139,19 +135,41 @@ type difference struct {
 	words             []string // about skeleton and pruning
 }
 
-func (b *Backend) difference(state dataplane.State) (*difference, error) {
-	r, err := b.conn.read(b.families)
+// lengths of prefixes that the kernel has sets for.
+func (b *Backend) lengths() [2][]int { return [2][]int{b.families[0].lengths, b.families[1].lengths} }
+
+// chains gives the fixed chains of one family.
+func (b *Backend) chains(i int, f *family) []chainSpec {
+	var source netip.Addr
+	for _, a := range b.cfg.HairpinSources {
+		if index(a) == i {
+			source = a
+		}
+	}
+	return f.chains(source)
+}
+
+// difference compares the kernel with state. lengths are those of prefixes whose
+// sets may be there although state has no use for them, and spare says the same of
+// chains.
+func (b *Backend) difference(state dataplane.State, lengths [2][]int, spare bool) (*difference, error) {
+	families := newFamilies(limits{lengths: lengthsOf(state.Frontends, lengths), clients: b.cfg.AffinityClients})
+	r, err := b.conn.read(families)
 	if err != nil {
 		return nil, err
 	}
-	d := &difference{kernel: newKernel(b.families)}
-	for i, f := range b.families {
-		msgs, words := f.repair(&r[i], b.fixed[i])
+	d := &difference{kernel: newKernel(families)}
+	var fixed [2][]chainSpec
+	for i, f := range families {
+		fixed[i] = b.chains(i, f)
+		msgs, words := f.repair(&r[i], fixed[i])
 		d.skeleton, d.words = append(d.skeleton, msgs...), append(d.words, words...)
 	}
 	k := d.kernel
 	k.adopt(r)
 	gone := maps.Clone(k.held)
+	k.setNodeAddresses(state.NodeAddresses)
+	k.claimSessions(state.Frontends)
 	for _, f := range state.Frontends {
 		k.set(f)
 		delete(gone, f.Key)
@@ -159,20 +177,19 @@ func (b *Backend) difference(state dataplane.State) (*difference, error) {
 	for key := range gone {
 		k.remove(key)
 	}
-	k.setNodeAddresses(state.NodeAddresses)
 	k.settle()
-	b.planRanges(k, r)
-	for i := range b.families {
-		msgs, words := k.prune(i, &r[i], b.fixed[i])
+	b.planRanges(k, r, state.ServiceRanges)
+	for i := range families {
+		msgs, words := k.prune(i, &r[i], fixed[i], spare)
 		d.pruning, d.words = append(d.pruning, msgs...), append(d.words, words...)
 	}
 	return d, nil
 }
 
-// planRanges plans the two interval sets, which change with the configuration
-// only: where one differs it is emptied and filled.
-func (b *Backend) planRanges(k *kernel, r *reading) {
-	for set, prefixes := range map[string][]netip.Prefix{serviceRangesSet: b.cfg.ServiceRanges, workloadRangesSet: b.cfg.WorkloadRanges} {
+// planRanges plans the two interval sets, which seldom change: where one differs it
+// is emptied and filled.
+func (b *Backend) planRanges(k *kernel, r *reading, services []netip.Prefix) {
+	for set, prefixes := range map[string][]netip.Prefix{serviceRangesSet: services, workloadRangesSet: b.cfg.WorkloadRanges} {
 		for i := range b.families {
 			have, want := r[i].elements[set], rangeElements(prefixes, i == 1)
 			// The kernel may show an end at the address zero, which stands
@@ -181,6 +198,9 @@ func (b *Backend) planRanges(k *kernel, r *reading) {
 			if sameElements(have, want) {
 				continue
 			}
+			// Of each interval the start before the end, or the kernel doesn't find
+			// it (nft_rbtree_deactivate); a dump has them in any order.
+			slices.SortFunc(have, func(a, b element) int { return strings.Compare(a.key, b.key) })
 			for _, e := range have {
 				k.now.del(i, set, e)
 			}
@@ -219,7 +239,11 @@ func (b *Backend) Apply(_ context.Context, change routing.Change) error {
 		return errUnknown
 	}
 	b.kernel = nil
-	doubt := k.udpDoubt(change, b.cfg.ServiceRanges)
+	doubt := k.udpDoubt(change, b.services)
+	var grown []message
+	for i, lengths := range lengthsOf(change.Set, b.lengths()) {
+		grown = append(grown, b.families[i].grow(lengths)...)
+	}
 	for _, key := range change.Removed {
 		k.remove(key)
 	}
@@ -227,17 +251,31 @@ func (b *Backend) Apply(_ context.Context, change routing.Change) error {
 		k.set(f)
 	}
 	k.settle()
-	if err := b.carryOut(k, nil, nil); err != nil {
+	if err := b.carryOut(k, grown, nil); err != nil {
 		return fmt.Errorf("change nftables: %w", err)
 	}
 	b.kernel = k
-	if len(doubt) == 0 {
+	maps.Copy(b.doubt, doubt)
+	return nil
+}
+
+// Finish implements dataplane.Backend.
+func (b *Backend) Finish(context.Context) error {
+	stale := b.staleAfterSync
+	switch {
+	case b.kernel == nil:
+		return errUnknown
+	case b.doubtAll:
+	case len(b.doubt) == 0:
 		return nil
+	default:
+		stale = func(f *conntrack.Flow) bool { return b.staleAfterChange(f, b.doubt) }
 	}
-	if err := b.endFlows(func(f *conntrack.Flow) bool { return b.staleAfterChange(f, doubt) }); err != nil {
-		b.kernel = nil
+	if err := b.endFlows(stale); err != nil {
+		b.doubtAll = true
 		return err
 	}
+	b.doubtAll, b.doubt = false, map[routing.Key]bool{}
 	return nil
 }
 

@@ -12,6 +12,7 @@
 // Layers, from the kernel up: conn (socket, transactions, dumps), wire (netlink
 // attributes), expr (rule expressions), layout (the fixed tables, sets, chains
 // and rules), element (keys and data of the maps), kernel (what the kernel holds
-// of each frontend, and the plan that leads from there to what is wanted),
+// of each frontend, and the plan that leads from there to what is wanted), sessions
+// and affinity (a client's backend), guard (source ranges),
 // readback (the same from a dump), Backend.
 package nftables

@@ -58,13 +58,12 @@ func (f *family) parseFrontendKey(key string, nodePort bool) (routing.Key, bool)
 
 // parseSlot is the reverse of slotKey and backendData.
 func (f *family) parseSlot(key, data string, nodePort bool) (k routing.Key, slot int, ap netip.AddrPort, ok bool) {
-	if len(key) < 4 || len(data) != f.addrLen+4 {
+	ap, ok = f.parseBackend(data)
+	if len(key) < 4 || !ok {
 		return k, 0, ap, false
 	}
 	at := len(key) - 4
 	k, ok = f.parseFrontendKey(key[:at], nodePort)
-	addr, _ := netip.AddrFromSlice([]byte(data[:f.addrLen]))
-	ap = netip.AddrPortFrom(addr, binary.BigEndian.Uint16([]byte(data[f.addrLen:f.addrLen+2])))
 	return k, int(binary.NativeEndian.Uint32([]byte(key[at:]))), ap, ok
 }
 
@@ -113,6 +112,12 @@ func parseElement(b []byte) (element, error) {
 
 // describe prints an element for people.
 func (f *family) describe(s *setSpec, e element) string {
+	if words, ok := f.describeSession(s, e); ok {
+		return words
+	}
+	if words, ok := f.describeAdmitted(s, e); ok {
+		return words
+	}
 	switch {
 	case s.slots:
 		if k, slot, ap, ok := f.parseSlot(e.key, e.data, s.nodePort); ok {

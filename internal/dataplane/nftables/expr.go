@@ -2,6 +2,7 @@ package nftables
 
 import (
 	"encoding/binary"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -84,22 +85,54 @@ func isProtocol(proto byte) []expr {
 
 // conntrack loads a key and leaves the rule unless one of bits is set in it.
 func conntrackHas(key, bits uint32) []expr {
-	mask := binary.NativeEndian.AppendUint32(nil, bits)
 	zero := make([]byte, 4)
 	return []expr{
 		expression("ct", func(a *attrs) {
 			a.u32(unix.NFTA_CT_KEY, key)
 			a.u32(unix.NFTA_CT_DREG, word(0))
 		}),
-		expression("bitwise", func(a *attrs) {
-			a.u32(unix.NFTA_BITWISE_SREG, word(0))
-			a.u32(unix.NFTA_BITWISE_DREG, word(0))
-			a.u32(unix.NFTA_BITWISE_LEN, 4)
-			a.nest(unix.NFTA_BITWISE_MASK, func(a *attrs) { a.bytes(unix.NFTA_DATA_VALUE, mask) })
-			a.nest(unix.NFTA_BITWISE_XOR, func(a *attrs) { a.bytes(unix.NFTA_DATA_VALUE, zero) })
-		}),
+		mask(word(0), binary.NativeEndian.AppendUint32(nil, bits)),
 		compare(unix.NFT_CMP_NEQ, word(0), zero),
 	}
+}
+
+// mask keeps the bits of a register that are set in bits.
+func mask(reg uint32, bits []byte) expr {
+	return expression("bitwise", func(a *attrs) {
+		a.u32(unix.NFTA_BITWISE_SREG, reg)
+		a.u32(unix.NFTA_BITWISE_DREG, reg)
+		a.u32(unix.NFTA_BITWISE_LEN, uint32(len(bits)))
+		a.nest(unix.NFTA_BITWISE_MASK, func(a *attrs) { a.bytes(unix.NFTA_DATA_VALUE, bits) })
+		a.nest(unix.NFTA_BITWISE_XOR, func(a *attrs) { a.bytes(unix.NFTA_DATA_VALUE, make([]byte, len(bits))) })
+	})
+}
+
+// fib asks the routing table about the packet; the answer is at the first word.
+func fib(result, flags uint32) expr {
+	return expression("fib", func(a *attrs) {
+		a.u32(unix.NFTA_FIB_DREG, word(0))
+		a.u32(unix.NFTA_FIB_RESULT, result)
+		a.u32(unix.NFTA_FIB_FLAGS, flags)
+	})
+}
+
+// compareWord compares the first word with a number in host order.
+func compareWord(op, value uint32) expr {
+	return compare(op, word(0), binary.NativeEndian.AppendUint32(nil, value))
+}
+
+// dynset changes a map by the packet: the key is at the first word, the data at
+// word data.
+func dynset(op uint32, set string, data int, timeout time.Duration) expr {
+	return expression("dynset", func(a *attrs) {
+		a.string(unix.NFTA_DYNSET_SET_NAME, set)
+		a.u32(unix.NFTA_DYNSET_OP, op)
+		a.u32(unix.NFTA_DYNSET_SREG_KEY, word(0))
+		a.u32(unix.NFTA_DYNSET_SREG_DATA, word(data))
+		if timeout > 0 {
+			a.bytes(unix.NFTA_DYNSET_TIMEOUT, binary.BigEndian.AppendUint64(nil, uint64(timeout.Milliseconds())))
+		}
+	})
 }
 
 // Bits of ct state (NF_CT_STATE_BIT) and ct status (linux/netfilter/nf_conntrack_common.h).
@@ -122,6 +155,7 @@ const (
 	verdictAccept = 1
 	verdictJump   = uint32(0xfffffffd) // -3
 	verdictGoto   = uint32(0xfffffffc) // -4
+	verdictReturn = uint32(0xfffffffb) // -5
 )
 
 func verdictData(a *attrs, code uint32, chain string) {

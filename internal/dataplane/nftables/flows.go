@@ -116,7 +116,7 @@ func (b *Backend) staleAfterChange(flow *conntrack.Flow, doubt map[routing.Key]b
 func (b *Backend) staleAfterSync(flow *conntrack.Flow) bool {
 	keys, f := b.frontendOf(flow)
 	if f == nil {
-		return slices.ContainsFunc(b.cfg.ServiceRanges, func(p netip.Prefix) bool { return p.Contains(keys[0].Addr) })
+		return slices.ContainsFunc(b.services, func(p netip.Prefix) bool { return p.Contains(keys[0].Addr) })
 	}
 	return !keeps(f, answersFrom(flow))
 }

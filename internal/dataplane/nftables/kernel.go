@@ -20,6 +20,9 @@ type kernel struct {
 	far      [2]refs            // backends on other nodes: masquerade
 	ips      [2]refs            // cluster IPs
 	nodes    [2]refs            // node-port addresses
+	lbIPs    [2]refs            // load-balancer addresses
+	sessions [2]*sessions
+	guarded  map[routing.Key]bool // frontends with source ranges
 
 	changes
 }
@@ -28,17 +31,22 @@ type kernel struct {
 type held struct {
 	inside, outside target
 	refused         refusal
-	cluster, local  []netip.AddrPort  // by slot
+	cluster, local  []netip.AddrPort // by slot
+	sessionIDs      [2]uint16        // of the cluster and the local set; 0: none
+	sessions        [2]*session      // nil also for what an earlier run left
+	guarded         bool
+	admitted        []netip.Prefix    // sorted
 	frontend        *routing.Frontend // nil for what an earlier run left
 }
 
 func newKernel(families [2]*family) *kernel {
-	k := &kernel{families: families, held: map[routing.Key]*held{}}
+	k := &kernel{families: families, held: map[routing.Key]*held{}, guarded: map[routing.Key]bool{}}
 	for i := range families {
 		k.chains[i], k.chosen[i] = map[target]bool{}, map[target]bool{}
-		for _, r := range []*refs{&k.near[i], &k.far[i], &k.ips[i], &k.nodes[i]} {
+		for _, r := range []*refs{&k.near[i], &k.far[i], &k.ips[i], &k.nodes[i], &k.lbIPs[i]} {
 			*r = newRefs()
 		}
+		k.sessions[i] = newSessions()
 	}
 	return k
 }
@@ -64,8 +72,10 @@ func (k *kernel) set(f *routing.Frontend) {
 	h.frontend = f
 
 	p := k.planFor(f.Key)
-	h.cluster = p.slots(p.clusterSet(), h.cluster, used(f, routing.ToCluster))
-	h.local = p.slots(p.localSet(), h.local, used(f, routing.ToLocal))
+	f = p.stick(h, f)
+	h.cluster = p.slots(p.clusterSet(), h.cluster, unsticky(f, routing.ToCluster))
+	h.local = p.slots(p.localSet(), h.local, unsticky(f, routing.ToLocal))
+	p.guard(h, f)
 	inside, outside, refused := targets(f)
 	p.lead(p.servicesMap(), &h.inside, inside)
 	p.lead(p.outsideMap(), &h.outside, outside)
@@ -87,14 +97,19 @@ func (k *kernel) remove(key routing.Key) {
 	p.refuse(&h.refused, none)
 	p.slots(p.clusterSet(), h.cluster, nil)
 	p.slots(p.localSet(), h.local, nil)
+	p.unstick(h)
+	p.guard(h, nil)
 	delete(k.held, key)
 }
 
 // count adds to or takes from the address sets what one frontend contributes.
 func (k *kernel) count(f *routing.Frontend, by int) {
 	i := index(f.Addr)
-	if f.Kind == routing.ClusterIP {
+	switch f.Kind {
+	case routing.ClusterIP:
 		k.ips[i].add(f.Addr, by)
+	case routing.LoadBalancerIP:
+		k.lbIPs[i].add(f.Addr, by)
 	}
 	for _, a := range []routing.Action{routing.ToCluster, routing.ToLocal} {
 		if used(f, a) == nil {
@@ -136,9 +151,6 @@ const (
 // for inside and outside alike, since at most one of them refuses in a way of
 // its own.
 func targets(f *routing.Frontend) (inside, outside target, refused refusal) {
-	if restricted(f) {
-		return target{}, target{}, discard
-	}
 	in, out := f.Verdicts[routing.Workload], f.Verdicts[routing.Outside]
 	inside = serving(f, in)
 	if o := serving(f, out); o != inside {
@@ -158,20 +170,20 @@ func targets(f *routing.Frontend) (inside, outside target, refused refusal) {
 	return inside, outside, refused
 }
 
-// restricted reports whether only some clients may use f, which the rules can't
-// yet tell: until they can, nobody may, rather than everybody.
-func restricted(f *routing.Frontend) bool {
-	everybody := func(p netip.Prefix) bool { return p.Bits() == 0 && p.Addr().Is6() == f.Addr.Is6() }
-	return len(f.SourceRanges) > 0 && !slices.ContainsFunc(f.SourceRanges, everybody)
-}
-
 func serving(f *routing.Frontend, v routing.Verdict) (t target) {
+	limit := maxCount
+	if f.Affinity > 0 {
+		limit = maxStickyCount
+	}
 	switch v.Action {
 	case routing.ToCluster:
-		t = target{cluster, min(len(f.Cluster), maxCount)}
+		t = target{kind: cluster, count: min(len(f.Cluster), limit)}
 	case routing.ToLocal:
-		t = target{local, min(len(f.Local), maxCount)}
+		t = target{kind: local, count: min(len(f.Local), limit)}
+	default:
+		return target{}
 	}
+	t.affinity = affinitySeconds(f)
 	if f.AnyNode() {
 		t = t.forNodePort()
 	}
@@ -182,12 +194,13 @@ func serving(f *routing.Frontend, v routing.Verdict) (t target) {
 type plan struct {
 	k        *kernel
 	i        int // of the family
-	key      []byte
+	of       routing.Key
+	key      []byte // of the kernel's element
 	nodePort bool
 }
 
 func (k *kernel) planFor(key routing.Key) plan {
-	return plan{k: k, i: index(key.Addr), key: frontendKey(key), nodePort: key.AnyNode()}
+	return plan{k: k, i: index(key.Addr), of: key, key: frontendKey(key), nodePort: key.AnyNode()}
 }
 
 func (p plan) pick(service, nodePort string) string {
@@ -240,9 +253,11 @@ func (p plan) refuse(have *refusal, want refusal) {
 // needChain plans the chain of a target, and the way to it, where they are not
 // there yet.
 func (k *kernel) needChain(i int, t target) {
-	if t.kind != leave && !k.chains[i][t] {
-		k.chains[i][t] = true
-		k.newChains[i] = append(k.newChains[i], k.families[i].drawChain(t))
+	for _, c := range []target{t.remembering(), t} {
+		if c.kind != nowhere && c.kind != leave && !k.chains[i][c] {
+			k.chains[i][c] = true
+			k.newChains[i] = append(k.newChains[i], k.families[i].onDemand(c))
+		}
 	}
 	if !k.chosen[i][t] {
 		k.chosen[i][t] = true
@@ -257,24 +272,36 @@ func (k *kernel) needChain(i int, t target) {
 // stays, in the transaction that lowers the number, and only the next one
 // deletes it.
 func (p plan) slots(name string, have []netip.AddrPort, want []routing.Backend) []netip.AddrPort {
+	return planSlots(p.k, p.i, name, have, addrPorts(want), p.slot)
+}
+
+func addrPorts(b []routing.Backend) []netip.AddrPort {
+	out := make([]netip.AddrPort, len(b))
+	for i := range b {
+		out[i] = b[i].AddrPort
+	}
+	return out
+}
+
+func planSlots[T comparable](k *kernel, i int, name string, have, want []T, slot func(int, T) element) []T {
 	next := assign(have, want)
-	for i, ap := range next {
-		if i < len(have) {
-			if have[i] == ap {
+	for n, v := range next {
+		if n < len(have) {
+			if have[n] == v {
 				continue
 			}
-			p.k.now.del(p.i, name, p.slot(i, have[i]))
+			k.now.del(i, name, slot(n, have[n]))
 		}
-		p.k.now.add(p.i, name, p.slot(i, ap))
+		k.now.add(i, name, slot(n, v))
 	}
-	for i := len(next); i < len(have); i++ {
-		last := have[i]
+	for n := len(next); n < len(have); n++ {
+		last := have[n]
 		if len(next) > 0 && !slices.Contains(next, last) {
-			p.k.now.del(p.i, name, p.slot(i, last))
-			last = next[i%len(next)]
-			p.k.now.add(p.i, name, p.slot(i, last))
+			k.now.del(i, name, slot(n, last))
+			last = next[n%len(next)]
+			k.now.add(i, name, slot(n, last))
 		}
-		p.k.later.del(p.i, name, p.slot(i, last))
+		k.later.del(i, name, slot(n, last))
 	}
 	return next
 }
@@ -283,17 +310,17 @@ func (p plan) slot(i int, ap netip.AddrPort) element {
 	return element{key: slotKey(p.key, i), data: backendData(ap)}
 }
 
-// assign gives each wanted backend a slot: the one it has where that remains,
-// so that few slots change.
-func assign(have []netip.AddrPort, want []routing.Backend) []netip.AddrPort {
+// assign gives each wanted value a slot: the one it has where that remains, so
+// that few slots change.
+func assign[T comparable](have, want []T) []T {
 	if len(want) == 0 {
 		return nil
 	}
-	homeless := make(map[netip.AddrPort]bool, len(want))
-	for i := range want {
-		homeless[want[i].AddrPort] = true
+	homeless := make(map[T]bool, len(want))
+	for _, v := range want {
+		homeless[v] = true
 	}
-	next := make([]netip.AddrPort, len(want))
+	next := make([]T, len(want))
 	var free []int
 	for i := range next {
 		if i < len(have) && homeless[have[i]] {
@@ -303,9 +330,9 @@ func assign(have []netip.AddrPort, want []routing.Backend) []netip.AddrPort {
 			free = append(free, i)
 		}
 	}
-	for i := range want { // in want's order, so that the result is always the same
-		if ap := want[i].AddrPort; homeless[ap] {
-			next[free[0]] = ap
+	for _, v := range want { // in want's order, so that the result is always the same
+		if homeless[v] {
+			next[free[0]] = v
 			free = free[1:]
 		}
 	}
@@ -349,8 +376,9 @@ func (r *refs) settle() (add, del []netip.Addr) {
 
 // settle plans the address sets after the frontends.
 func (k *kernel) settle() {
+	k.settleSessions()
 	for i := range k.families {
-		for name, r := range map[string]*refs{hairpinSet: &k.near[i], remoteBackendsSet: &k.far[i], clusterIPsSet: &k.ips[i], nodeAddressesSet: &k.nodes[i]} {
+		for name, r := range map[string]*refs{hairpinSet: &k.near[i], remoteBackendsSet: &k.far[i], clusterIPsSet: &k.ips[i], nodeAddressesSet: &k.nodes[i], loadBalancerIPsSet: &k.lbIPs[i]} {
 			add, del := r.settle()
 			for _, a := range del {
 				k.now.del(i, name, addressElement(name, a))
@@ -379,5 +407,10 @@ func (k *kernel) setNodeAddresses(addrs []netip.Addr) {
 	}
 	for _, a := range addrs {
 		k.nodes[index(a)].add(a, +1)
+	}
+	for key := range k.guarded { // who may use these depends on the node's addresses
+		if h := k.held[key]; h != nil && h.frontend != nil {
+			k.planFor(key).guard(h, h.frontend)
+		}
 	}
 }

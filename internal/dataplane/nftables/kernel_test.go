@@ -60,7 +60,7 @@ func frontend(b []routing.Backend) *routing.Frontend {
 // second every slot that the old or the new number of backends can draw holds a
 // backend of the new set, and afterwards exactly the new set is there.
 func TestSlotsAreNeverEmptyNorDead(t *testing.T) {
-	families := newFamilies()
+	families := newFamilies(limits{})
 	k, kernel := newKernel(families), model{}
 	ref := setRef{0, clusterBackendsMap}
 	old := 0
@@ -110,9 +110,8 @@ func TestSlotsAreNeverEmptyNorDead(t *testing.T) {
 
 // One backend more or less among many changes few slots.
 func TestAssignKeepsSlots(t *testing.T) {
-	var have []netip.AddrPort
-	all := backends(1, 2, 3, 4, 5, 6, 7, 8)
-	have = assign(have, all)
+	all := addrPorts(backends(1, 2, 3, 4, 5, 6, 7, 8))
+	have := assign(nil, all)
 	less := slices.Delete(slices.Clone(all), 2, 3)
 	next := assign(have, less)
 	moved := 0
@@ -155,22 +154,8 @@ func TestTargetsOfVerdicts(t *testing.T) {
 	}
 }
 
-// DP-14 is not built: a frontend with source ranges serves nobody rather than
-// everybody.
-func TestSourceRangesFailClosed(t *testing.T) {
-	f := frontend(backends(1))
-	f.SourceRanges = []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}
-	if in, out, refused := targets(f); in.kind != nowhere || out.kind != nowhere || refused != discard {
-		t.Errorf("restricted: %v %v %v", in, out, refused)
-	}
-	f.SourceRanges = append(f.SourceRanges, netip.MustParsePrefix("0.0.0.0/0"))
-	if in, _, _ := targets(f); in.kind != cluster {
-		t.Errorf("everybody may, but %v", in)
-	}
-}
-
 func TestTargetsSurviveTheKernel(t *testing.T) {
-	for _, d := range []target{{cluster, 1}, {local, 65}, {nodeCluster, 40000}, {nodeLocal, 3}, {leave, 0}} {
+	for _, d := range []target{{kind: cluster, count: 1}, {kind: local, count: 65}, {kind: nodeCluster, count: 40000}, {kind: nodeLocal, count: 3}, {kind: leave}, {kind: nodeLocal, count: 4095, affinity: 86400}, {kind: cluster, count: 1, affinity: 1}} {
 		if got, ok := parseCode(d.code()); !ok || got != d {
 			t.Errorf("%v came back as %v", d, got)
 		}

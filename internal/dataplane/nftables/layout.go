@@ -19,6 +19,15 @@ const (
 	nodeClusterBackendsMap = "node-cluster-backends"
 	nodeLocalBackendsMap   = "node-local-backends"
 
+	clusterSessionsMap     = "cluster-sessions"
+	localSessionsMap       = "local-sessions"
+	nodeClusterSessionsMap = "node-cluster-sessions"
+	nodeLocalSessionsMap   = "node-local-sessions"
+	sessionSlotsMap        = "session-slots"
+	sessionBackendsMap     = "session-backends"
+	sessionLiveSet         = "session-live"
+	affinityMap            = "affinity"
+
 	refusedServicesSet  = "refused-services"
 	refusedNodePortsSet = "refused-node-ports"
 	droppedServicesSet  = "dropped-services"
@@ -31,6 +40,11 @@ const (
 	serviceRangesSet  = "service-ranges"
 	workloadRangesSet = "workload-ranges"
 
+	guardedServicesSet = "guarded-services"
+	loadBalancerIPsSet = "load-balancer-ips"
+	admittedSetsNamed  = "admitted-" // and the length of prefixes
+
+	guardChain  = "guard"
 	refuseChain = "refuse"
 	leaveChain  = "leave"
 )
@@ -65,10 +79,18 @@ type family struct {
 	portUnreachable    byte
 	ipDesc, daddrField uint32 // nft's own numbers of "ip daddr", see typeof
 	sets               []setSpec
+	lengths            []int // of the prefixes in source ranges, sorted
+	clients            int   // that session affinity remembers at most
+}
+
+// limits is what the fixed part depends on.
+type limits struct {
+	lengths [2][]int // of the prefixes in source ranges, by family
+	clients int      // that session affinity remembers at most
 }
 
 // newFamilies gives the two families, 4 before 6.
-func newFamilies() [2]*family {
+func newFamilies(l limits) [2]*family {
 	v4 := &family{
 		nf: unix.NFPROTO_IPV4, name: "ip", any: netip.IPv4Unspecified(), addrType: typeIPv4, addrLen: 4,
 		source: 12, dest: 16, // RFC 791
@@ -81,7 +103,8 @@ func newFamilies() [2]*family {
 		portUnreachable: 4, // RFC 4443
 		ipDesc:          13, daddrField: 9,
 	}
-	for _, f := range []*family{v4, v6} {
+	for i, f := range []*family{v4, v6} {
+		f.lengths, f.clients = l.lengths[i], l.clients
 		f.sets = f.allSets()
 	}
 	return [2]*family{v4, v6}
@@ -89,17 +112,19 @@ func newFamilies() [2]*family {
 
 // setSpec is one set or map.
 type setSpec struct {
-	name     string
-	flags    uint32
-	keyType  uint32
-	keyLen   int
-	dataType uint32
-	dataLen  int
-	userData []byte
-
+	name      string
+	flags     uint32
+	keyType   uint32
+	keyLen    int
+	dataType  uint32
+	dataLen   int
+	userData  []byte
+	size      int  // the most elements; 0: no limit
 	frontends bool // keys are frontends
 	slots     bool // keys are frontends and end with a slot, data are backends
 	nodePort  bool // frontends' keys have no address
+	admitted  bool // keys are a source prefix and a frontend
+	dynamic   bool // packets fill it, we never read it
 }
 
 func (f *family) allSets() []setSpec {
@@ -112,7 +137,7 @@ func (f *family) allSets() []setSpec {
 	}
 	codes := func(name string, nodePort bool) setSpec {
 		s := frontends(name, nodePort)
-		s.flags, s.dataType, s.dataLen = unix.NFT_SET_MAP, typeClassID, 4
+		s.flags, s.dataType, s.dataLen, s.userData = unix.NFT_SET_MAP, typeClassID, 4, byteOrders(networkOrder, hostOrder)
 		return s
 	}
 	backends := func(name string, nodePort bool) setSpec {
@@ -128,9 +153,9 @@ func (f *family) allSets() []setSpec {
 	addresses := func(name string, flags uint32) setSpec {
 		return setSpec{name: name, flags: flags, keyType: f.addrType, keyLen: f.addrLen}
 	}
-	return []setSpec{
+	all := []setSpec{
 		codes(servicesMap, false), codes(nodePortsMap, true), codes(outsideServicesMap, false), codes(outsideNodePortsMap, true),
-		{name: choicesMap, flags: unix.NFT_SET_MAP, keyType: typeClassID, keyLen: 4, dataType: typeVerdict},
+		{name: choicesMap, flags: unix.NFT_SET_MAP, keyType: typeClassID, keyLen: 4, dataType: typeVerdict, userData: byteOrders(hostOrder, networkOrder)},
 		frontends(refusedServicesSet, false), frontends(refusedNodePortsSet, true),
 		frontends(droppedServicesSet, false), frontends(droppedNodePortsSet, true),
 		backends(clusterBackendsMap, false), backends(nodeClusterBackendsMap, true),
@@ -138,7 +163,28 @@ func (f *family) allSets() []setSpec {
 		addresses(clusterIPsSet, 0), addresses(nodeAddressesSet, 0), addresses(remoteBackendsSet, 0),
 		{name: hairpinSet, keyType: concat(f.addrType, f.addrType), keyLen: 2 * f.addrLen},
 		addresses(serviceRangesSet, unix.NFT_SET_INTERVAL), addresses(workloadRangesSet, unix.NFT_SET_INTERVAL),
+		codes(clusterSessionsMap, false), codes(nodeClusterSessionsMap, true),
+		codes(localSessionsMap, false), codes(nodeLocalSessionsMap, true),
+		{
+			name: sessionSlotsMap, flags: unix.NFT_SET_MAP, keyType: concat(typeClassID, typeInteger), keyLen: 8,
+			dataType: typeClassID, dataLen: 4, userData: typeofSessionSlots(),
+		},
+		{
+			name: sessionBackendsMap, flags: unix.NFT_SET_MAP, keyType: concat(typeClassID, typeProto), keyLen: 8,
+			dataType: concat(f.addrType, typeService), dataLen: f.addrLen + 4,
+		},
+		{name: sessionLiveSet, keyType: typeClassID, keyLen: 4, userData: byteOrders(hostOrder, 0)},
+		{
+			name: affinityMap, flags: unix.NFT_SET_MAP | unix.NFT_SET_TIMEOUT | unix.NFT_SET_EVAL, dynamic: true, size: f.clients,
+			keyType: concat(typeClassID, f.addrType), keyLen: 4 + f.addrLen, dataType: typeClassID, dataLen: 4,
+			userData: byteOrders(networkOrder, hostOrder),
+		},
+		frontends(guardedServicesSet, false), addresses(loadBalancerIPsSet, 0),
 	}
+	for _, bits := range f.lengths {
+		all = append(all, f.admittedSet(bits))
+	}
+	return all
 }
 
 func (f *family) set(name string) *setSpec {
@@ -169,6 +215,17 @@ func (f *family) frontend(nodePort bool) ([]expr, int) {
 	return []expr{f.destAddress(0), transportProtocol(word(w)), destinationPort(word(w + 1))}, w + 2
 }
 
+// onDemand gives the rules of a chain that isn't always there.
+func (f *family) onDemand(t target) chainSpec {
+	switch {
+	case t.kind == remember:
+		return f.rememberChain(t)
+	case t.affinity > 0:
+		return f.stickyChain(t)
+	}
+	return f.drawChain(t)
+}
+
 // drawChain draws one of count slots at random and translates the destination to
 // what the slot holds.
 func (f *family) drawChain(t target) chainSpec {
@@ -183,14 +240,9 @@ func (f *family) drawChain(t target) chainSpec {
 // "typeof ip daddr . meta l4proto . th dport . numgen random mod 16 : ip daddr . th dport"
 // (struct expr_ops.build_udata); the modulus there has no meaning.
 func (f *family) typeof(nodePort bool) []byte {
-	const (
-		keyTypeof, dataTypeof          = 3, 4 // NFTNL_UDATA_SET_*
-		expPayload, exprMeta           = 7, 9 // enum expr_types
-		exprConcat, exprNumgen         = 13, 23
-		transportHeader, transportPort = 11, 2
-	)
-	ipAddr := userExpr(expPayload, f.ipDesc, f.daddrField)
-	port := userExpr(expPayload, transportHeader, transportPort)
+	const transportHeader, transportPort = 11, 2
+	ipAddr := userExpr(exprPayload, f.ipDesc, f.daddrField)
+	port := userExpr(exprPayload, transportHeader, transportPort)
 	key := [][]byte{ipAddr, userExpr(exprMeta, unix.NFT_META_L4PROTO), port, userExpr(exprNumgen, unix.NFT_NG_RANDOM, 16, 0)}
 	if nodePort {
 		key = key[1:]
@@ -198,6 +250,36 @@ func (f *family) typeof(nodePort bool) []byte {
 	var out []byte
 	out = userTLV(out, keyTypeof, userConcat(exprConcat, key))
 	return userTLV(out, dataTypeof, userConcat(exprConcat, [][]byte{ipAddr, port}))
+}
+
+// Numbers of nft's own: NFTNL_UDATA_SET_* and enum expr_types.
+const (
+	keyTypeof, dataTypeof  = 3, 4
+	exprPayload, exprMeta  = 7, 9
+	exprConcat, exprNumgen = 13, 23
+)
+
+// Byte orders by nft's numbers (enum byteorder).
+const hostOrder, networkOrder = 1, 2
+
+// byteOrders is nft's note of the order of a set's keys and of a map's data (0: it has none).
+// Without it nft takes data for big-endian numbers, and prints and loads
+// classes wrong. The fields of a concatenation have their own order in any case.
+func byteOrders(key, data uint32) []byte {
+	const keyByteOrder, dataByteOrder = 0, 1 // NFTNL_UDATA_SET_*
+	out := userTLV(nil, keyByteOrder, binary.NativeEndian.AppendUint32(nil, key))
+	if data != 0 {
+		out = userTLV(out, dataByteOrder, binary.NativeEndian.AppendUint32(nil, data))
+	}
+	return out
+}
+
+// typeofSessionSlots is likewise
+// "typeof meta priority . numgen random mod 16 : meta priority".
+func typeofSessionSlots() []byte {
+	priority := userExpr(exprMeta, unix.NFT_META_PRIORITY)
+	out := userTLV(byteOrders(networkOrder, hostOrder), keyTypeof, userConcat(exprConcat, [][]byte{priority, userExpr(exprNumgen, unix.NFT_NG_RANDOM, 16, 0)}))
+	return userTLV(out, dataTypeof, priority)
 }
 
 // userTLV is libnftnl's udata: a byte of type, a byte of length, the value.

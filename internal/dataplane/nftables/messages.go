@@ -25,11 +25,15 @@ func (f *family) setMessage(s *setSpec, id int) message {
 	m.body.string(unix.NFTA_SET_TABLE, tableName)
 	m.body.string(unix.NFTA_SET_NAME, s.name)
 	m.body = append(m.body, s.definition()...)
+	if s.userData != nil {
+		m.body.bytes(unix.NFTA_SET_USERDATA, s.userData)
+	}
 	m.body.u32(unix.NFTA_SET_ID, uint32(id))
 	return m
 }
 
-// definition is what two sets of one name must have in common.
+// definition is what two sets of one name must have in common: not the user data,
+// nft's notes for printing, which it writes in its own way when it loads a list.
 func (s *setSpec) definition() (a attrs) {
 	if s.flags != 0 { // the kernel doesn't show a zero
 		a.u32(unix.NFTA_SET_FLAGS, s.flags)
@@ -42,8 +46,8 @@ func (s *setSpec) definition() (a attrs) {
 			a.u32(unix.NFTA_SET_DATA_LEN, uint32(s.dataLen))
 		}
 	}
-	if s.userData != nil {
-		a.bytes(unix.NFTA_SET_USERDATA, s.userData)
+	if s.size != 0 {
+		a.nest(unix.NFTA_SET_DESC, func(a *attrs) { a.u32(unix.NFTA_SET_DESC_SIZE, uint32(s.size)) })
 	}
 	return a
 }

@@ -82,7 +82,7 @@ func (c *conn) readTable(f *family, t *tableReading) error {
 		return err
 	}
 	for i := range f.sets {
-		if name := f.sets[i].name; t.sets[name] != nil {
+		if name := f.sets[i].name; t.sets[name] != nil && !f.sets[i].dynamic {
 			if t.elements[name], err = c.readElements(f, name); err != nil {
 				return err
 			}
@@ -117,6 +117,8 @@ func (c *conn) readElements(f *family, set string) (out []element, err error) {
 func (k *kernel) adopt(r *reading) {
 	for i, f := range k.families {
 		t := &r[i]
+		k.adoptSessions(i, t)
+		k.adoptGuards(i, t)
 		for name := range t.chains {
 			if d, ok := drawTarget(name); ok {
 				k.chains[i][d] = true
@@ -131,8 +133,11 @@ func (k *kernel) adopt(r *reading) {
 			k.adoptRefusals(i, t, p.refusedSet(discard), nodePort, discard)
 			k.adoptSlots(i, t, p.clusterSet(), nodePort, func(h *held) *[]netip.AddrPort { return &h.cluster })
 			k.adoptSlots(i, t, p.localSet(), nodePort, func(h *held) *[]netip.AddrPort { return &h.local })
+			for set, name := range p.sessionMaps() {
+				k.adoptSessionIDs(i, t, name, nodePort, set)
+			}
 		}
-		for name, refs := range map[string]*refs{hairpinSet: &k.near[i], remoteBackendsSet: &k.far[i], clusterIPsSet: &k.ips[i], nodeAddressesSet: &k.nodes[i]} {
+		for name, refs := range map[string]*refs{hairpinSet: &k.near[i], remoteBackendsSet: &k.far[i], clusterIPsSet: &k.ips[i], nodeAddressesSet: &k.nodes[i], loadBalancerIPsSet: &k.lbIPs[i]} {
 			for _, e := range t.elements[name] {
 				a, _ := netip.AddrFromSlice([]byte(e.key[:min(len(e.key), f.addrLen)]))
 				if e != addressElement(name, a) {

@@ -60,6 +60,8 @@ func (f *family) chains(hairpinSource netip.Addr) []chainSpec {
 			rule("", isProtocol(unix.IPPROTO_TCP), one(rejectReset())),
 			rule("", one(rejectICMP(f.portUnreachable))),
 		}},
+		f.forgetDead(),
+		f.guardChain(),
 		{name: leaveChain, rules: []ruleSpec{rule("", forgetCode(), one(verdictNow(verdictAccept, "")))}},
 		{name: "choose", rules: []ruleSpec{rule("", one(loadCode(), verdictOf(choicesMap)))}},
 		{name: "serve", rules: []ruleSpec{serve(servicesMap, false), serve(nodePortsMap, true)}},
@@ -73,10 +75,12 @@ func (f *family) chains(hairpinSource netip.Addr) []chainSpec {
 			rule("addresses that no Service has", one(f.destAddress(0), inSet(serviceRangesSet), drop())),
 		}},
 		{name: "prerouting", kind: "nat", hook: unix.NF_INET_PRE_ROUTING, priority: priorityDNAT, rules: []ruleSpec{
+			f.guarding(),
 			rule("what differs for clients outside", stranger, one(jump("serve-outside"))),
 			rule("", one(jump("serve"))),
 		}},
 		{name: "output", kind: "nat", hook: unix.NF_INET_LOCAL_OUT, priority: priorityDNAT, rules: []ruleSpec{
+			f.guarding(),
 			rule("", one(jump("serve"))),
 		}},
 		{name: "postrouting", kind: "nat", hook: unix.NF_INET_POST_ROUTING, priority: prioritySNAT, rules: []ruleSpec{
@@ -85,7 +89,7 @@ func (f *family) chains(hairpinSource netip.Addr) []chainSpec {
 			rule("answers from other nodes come back through this one", wasTranslated(), stranger, one(f.destAddress(0), inSet(remoteBackendsSet), masquerade())),
 			rule("a backend reaches itself", wasTranslated(), one(f.sourceAddress(0), f.destAddress(f.addrLen/4), inSet(hairpinSet)), f.hairpin(hairpinSource)),
 		}},
-		{name: "prerouting-unserved", kind: "filter", hook: unix.NF_INET_PRE_ROUTING, priority: priorityUnserved, rules: f.unserved()},
+		{name: "prerouting-unserved", kind: "filter", hook: unix.NF_INET_PRE_ROUTING, priority: priorityUnserved, rules: append(f.unserved(), f.strangerAtForeignDoor(stranger))},
 		{name: "output-unserved", kind: "filter", hook: unix.NF_INET_LOCAL_OUT, priority: priorityUnserved, rules: f.unserved()},
 	}
 	// An answer of a backend that conntrack finds invalid (out of the window,
@@ -97,6 +101,12 @@ func (f *family) chains(hairpinSource netip.Addr) []chainSpec {
 		chainSpec{name: "forward", kind: "filter", hook: unix.NF_INET_FORWARD, priority: priorityFilter, rules: invalid},
 		chainSpec{name: "input", kind: "filter", hook: unix.NF_INET_LOCAL_IN, priority: priorityFilter, rules: invalid},
 	)
+}
+
+// guarding leads packets for frontends with source ranges past the guard.
+func (f *family) guarding() ruleSpec {
+	key, _ := f.frontend(false)
+	return rule("load-balancer addresses with source ranges", key, one(inSet(guardedServicesSet), jump(guardChain)))
 }
 
 // hairpin gives the source NAT of a backend that reaches itself. The address
@@ -112,6 +122,7 @@ func (f *family) hairpin(source netip.Addr) []expr {
 // unserved gives the rules for packets that the NAT hook left as they were.
 func (f *family) unserved() []ruleSpec {
 	rules := []ruleSpec{
+		forgetHandle(),
 		rule("", newConnection(), one(jump("unserved"))),
 		rule("a reset for these would end a healthy connection", invalidPacket(), one(f.destAddress(0), inSet(serviceRangesSet), drop())),
 	}

@@ -33,16 +33,37 @@ func (f *family) repair(t *tableReading, fixed []chainSpec) (msgs []message, wor
 		}
 	}
 	chains := slices.Clone(fixed)
-	for name := range t.chains {
-		if d, ok := drawTarget(name); ok {
-			chains = append(chains, f.drawChain(d))
-		}
+	for _, d := range f.demanded(t) {
+		chains = append(chains, f.onDemand(d))
 	}
 	for i := range chains {
 		m, w := f.repairChain(t, &chains[i])
 		msgs, words = append(msgs, m...), append(words, w...)
 	}
+	for _, d := range f.demanded(t) {
+		if t.chains[d.chain()] == nil {
+			t.chains[d.chain()] = []byte{} // made by these messages
+		}
+	}
 	return msgs, words
+}
+
+// demanded lists the chains on demand that are there, and those they lead to
+// before them.
+func (f *family) demanded(t *tableReading) (out []target) {
+	for name := range t.chains {
+		if d, ok := drawTarget(name); ok {
+			if r := d.remembering(); r.kind != nowhere && t.chains[r.chain()] == nil && !slices.Contains(out, r) {
+				out = append([]target{r}, out...)
+			}
+			if d.kind == remember {
+				out = append([]target{d}, out...)
+			} else {
+				out = append(out, d)
+			}
+		}
+	}
+	return out
 }
 
 func (f *family) repairChain(t *tableReading, c *chainSpec) ([]message, []string) {
@@ -79,8 +100,9 @@ func sameRules(shown [][]byte, want []ruleSpec) bool {
 }
 
 // prune gives the messages that delete chains and sets which are nobody's: draw
-// chains without a frontend, and what is not ours in our table.
-func (k *kernel) prune(i int, t *tableReading, fixed []chainSpec) (msgs []message, words []string) {
+// chains without a frontend (unless they are spared for the next one that needs
+// them), and what is not ours in our table.
+func (k *kernel) prune(i int, t *tableReading, fixed []chainSpec, spare bool) (msgs []message, words []string) {
 	f := k.families[i]
 	known := map[string]bool{}
 	for j := range fixed {
@@ -88,16 +110,19 @@ func (k *kernel) prune(i int, t *tableReading, fixed []chainSpec) (msgs []messag
 	}
 	for key, h := range k.held {
 		if index(key.Addr) == i {
-			known[h.inside.chain()] = true
-			known[h.outside.chain()] = true
+			for _, t := range []target{h.inside, h.outside} {
+				known[t.chain()] = true
+				known[t.remembering().chain()] = true
+			}
 		}
 	}
 	var flush, del []message
 	for name := range t.chains {
-		if !known[name] {
+		d, demanded := drawTarget(name)
+		if !known[name] && (!demanded || !spare) {
 			words = append(words, fmt.Sprintf("%s: chain %s is unused", f.name, name))
 			flush, del = append(flush, f.flushMessage(name)), append(del, f.deleteChainMessage(name))
-			if d, ok := drawTarget(name); ok {
+			if demanded {
 				if k.chosen[i][d] {
 					k.later.del(i, choicesMap, d.choice())
 				}

@@ -17,11 +17,18 @@ import (
 type target struct {
 	kind  targetKind
 	count int // of backends
+	// affinity is the time in seconds for which a client keeps its backend,
+	// 0 for none.
+	affinity int
 }
 
-// maxCount is the largest count that a code can hold; more backends wait for one
-// of the others to leave.
-const maxCount = 1<<16 - 1
+// Limits of what a code can hold. Backends over the count wait for one of the
+// others to leave; the API allows a day at most.
+const (
+	maxCount       = 1<<16 - 1
+	maxStickyCount = 1<<12 - 1
+	maxAffinity    = 1<<17 - 1
+)
 
 type targetKind uint16
 
@@ -31,7 +38,8 @@ const (
 	local                         // its local set
 	nodeCluster                   // the same of a node port
 	nodeLocal
-	leave // the packet as it is
+	leave    // the packet as it is
+	remember // the backend that the packet's priority names (see sessions.go)
 )
 
 // drawNames are the chains' names before the count.
@@ -50,17 +58,35 @@ func (t target) forNodePort() target {
 
 // chain is the name of the chain that serves a target.
 func (t target) chain() string {
-	if t.kind == leave {
+	switch {
+	case t.kind == leave:
 		return leaveChain
+	case t.kind == remember:
+		return rememberName + strconv.Itoa(t.affinity)
+	case t.affinity > 0:
+		return drawNames[t.kind] + strconv.Itoa(t.count) + affinityName + strconv.Itoa(t.affinity)
 	}
 	return drawNames[t.kind] + strconv.Itoa(t.count)
 }
 
+// The parts of the names of chains of session affinity: "cluster-3-affinity-10800"
+// and "remember-10800".
+const (
+	affinityName = "-affinity-"
+	rememberName = "remember-"
+)
+
 // code is the target as a number of 32 bits in host order, the kind in the upper
 // half. It travels in the packet's priority for three rules, so nft prints it
-// like one: "1:3" is the cluster set of three, counts in hexadecimal.
+// like one: "1:3" is the cluster set of three, counts in hexadecimal. With
+// affinity the highest bit is set, and the kind (from 0), the time and the count
+// have 2, 17 and 12 bits.
 func (t target) code() string {
-	return string(binary.NativeEndian.AppendUint32(nil, uint32(t.kind)<<16|uint32(t.count)))
+	n := uint32(t.kind)<<16 | uint32(t.count)
+	if t.affinity > 0 {
+		n = 1<<31 | uint32(t.kind-cluster)<<29 | uint32(t.affinity)<<12 | uint32(t.count)
+	}
+	return string(binary.NativeEndian.AppendUint32(nil, n))
 }
 
 // parseCode is the reverse of code.
@@ -69,19 +95,36 @@ func parseCode(s string) (target, bool) {
 		return target{}, false
 	}
 	n := binary.NativeEndian.Uint32([]byte(s))
-	t := target{targetKind(n >> 16), int(n & 0xffff)}
+	if n>>31 == 1 {
+		t := target{targetKind(n>>29&3) + cluster, int(n & maxStickyCount), int(n >> 12 & maxAffinity)}
+		return t, t.affinity > 0
+	}
+	t := target{kind: targetKind(n >> 16), count: int(n & 0xffff)}
 	return t, t.kind > nowhere && t.kind <= leave
 }
 
-// drawTarget parses the name of a draw chain.
+// drawTarget parses the name of a chain that is made on demand.
 func drawTarget(chain string) (target, bool) {
-	at := strings.LastIndexByte(chain, '-') + 1
-	n, err := strconv.Atoi(chain[at:])
-	if err != nil || n <= 0 {
-		return target{}, false
+	number := func(s string) int {
+		n, err := strconv.Atoi(s)
+		if err != nil {
+			return 0
+		}
+		return n
 	}
+	if seconds, ok := strings.CutPrefix(chain, rememberName); ok {
+		t := target{kind: remember, affinity: number(seconds)}
+		return t, t.affinity > 0 && t.chain() == chain
+	}
+	draw, seconds, sticky := strings.Cut(chain, affinityName)
+	at := strings.LastIndexByte(draw, '-') + 1
+	n := number(draw[at:])
 	for kind, name := range drawNames {
-		if t := (target{kind, n}); name == chain[:at] && t.chain() == chain {
+		t := target{kind: kind, count: n}
+		if sticky {
+			t.affinity = number(seconds)
+		}
+		if name == draw[:at] && n > 0 && t.chain() == chain {
 			return t, true
 		}
 	}
@@ -99,6 +142,19 @@ func (t target) backends() string {
 		return nodeClusterBackendsMap
 	}
 	return nodeLocalBackendsMap
+}
+
+// sessions names the map from frontends to the sessions of a target's set.
+func (t target) sessions() string {
+	switch t.kind {
+	case cluster:
+		return clusterSessionsMap
+	case local:
+		return localSessionsMap
+	case nodeCluster:
+		return nodeClusterSessionsMap
+	}
+	return nodeLocalSessionsMap
 }
 
 // choice is the element of the map choices that leads to a target's chain.

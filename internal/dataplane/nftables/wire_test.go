@@ -23,13 +23,13 @@ func TestCovers(t *testing.T) {
 // The kernel is trusted, but a parser must not crash on any bytes.
 func FuzzParse(f *testing.F) {
 	var a attrs
-	newFamilies()[0].set(clusterBackendsMap).appendElement(&a, element{key: "0123456789abcdef", data: "01234567"})
+	newFamilies(limits{})[0].set(clusterBackendsMap).appendElement(&a, element{key: "0123456789abcdef", data: "01234567"})
 	f.Add([]byte(a))
 	f.Add(appendMessage(nil, 1, 2, 3, 4, 5, a))
 	f.Fuzz(func(_ *testing.T, b []byte) {
 		covers(b, b)
 		aboutUs(b)
-		for _, fam := range newFamilies() {
+		for _, fam := range newFamilies(limits{}) {
 			as, _ := parseAttrs(b)
 			for _, at := range as {
 				e, err := parseElement(at.payload)
