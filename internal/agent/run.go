@@ -11,6 +11,7 @@ import (
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -20,12 +21,13 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"portico.dev/portico/internal/core/catalog"
+	"portico.dev/portico/internal/core/ipam"
 )
 
-// Run watches Services, EndpointSlices and the Node of that name, and hands them
-// to the consumers until ctx ends. Nothing is handed over before all three were
+// Run watches Services, EndpointSlices, the Node of that name and ServiceCIDRs, and
+// hands them to the consumers until ctx ends. Nothing is handed over before all were
 // listed once. While the API is away the consumers keep what they have.
-func Run(ctx context.Context, client kubernetes.Interface, nodeName string, log *slog.Logger, consumers ...Consumer) error {
+func Run(ctx context.Context, client kubernetes.Interface, nodeName string, log *slog.Logger, ranges Ranges, consumers ...Consumer) error {
 	s := newState(nodeName)
 	var group sync.WaitGroup
 	for _, r := range s.reflectors(client, nodeName, log) {
@@ -37,7 +39,7 @@ func Run(ctx context.Context, client kubernetes.Interface, nodeName string, log 
 		case <-ctx.Done():
 			return nil
 		case <-s.news:
-			s.handOver(consumers)
+			s.handOver(ranges, consumers)
 		}
 	}
 }
@@ -48,6 +50,7 @@ func (s *state) reflectors(client kubernetes.Interface, nodeName string, log *sl
 	services := client.CoreV1().Services(metav1.NamespaceAll)
 	endpoints := client.DiscoveryV1().EndpointSlices(metav1.NamespaceAll)
 	nodes := client.CoreV1().Nodes()
+	cidrs := client.NetworkingV1().ServiceCIDRs()
 	byName := func(o *metav1.ListOptions) {
 		o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, nodeName).String()
 	}
@@ -69,6 +72,12 @@ func (s *state) reflectors(client kubernetes.Interface, nodeName string, log *sl
 			put:   func(o *corev1.Node) { s.putNode(catalog.FromNode(o)) },
 			del:   func(types.NamespacedName) { s.putNode(nil) },
 			names: func() []types.NamespacedName { return nil },
+		}),
+		reflector(client, "servicecidrs", log, nil, s.whereServed(lister(cidrs.List), log), cidrs.Watch, &store[*networkingv1.ServiceCIDR]{
+			state: s, listed: listedCIDRs,
+			put:   func(o *networkingv1.ServiceCIDR) { s.putCIDR(nameOf(o), ipam.Prefixes(o)) },
+			del:   func(name types.NamespacedName) { s.putCIDR(name, nil) },
+			names: func() []types.NamespacedName { return keys(s.cidrs) },
 		}),
 	}
 }

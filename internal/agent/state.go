@@ -2,6 +2,7 @@ package agent
 
 import (
 	"maps"
+	"net/netip"
 	"reflect"
 	"slices"
 	"sync"
@@ -22,9 +23,11 @@ type state struct {
 	slices   map[types.NamespacedName]map[types.NamespacedName]*catalog.Slice // by Service, by slice
 	owner    map[types.NamespacedName]types.NamespacedName                    // of a slice: its Service
 	node     *catalog.Node
-	listed   [3]bool // by resource: the first list is here
+	cidrs    map[types.NamespacedName][]netip.Prefix // by ServiceCIDR
+	listed   [resources]bool                         // the first list is here
 	dirty    map[types.NamespacedName]bool
 	all      bool // the consumers need a Replace
+	moved    bool // cidrs aren't what was handed over
 }
 
 // The resources that must be listed before anything is handed over: with half of
@@ -33,19 +36,22 @@ const (
 	listedServices = iota
 	listedSlices
 	listedNode
+	listedCIDRs
+	resources
 )
 
 func newState(nodeName string) *state {
 	return &state{
 		news: make(chan struct{}, 1), services: map[types.NamespacedName]*catalog.Service{},
 		slices: map[types.NamespacedName]map[types.NamespacedName]*catalog.Slice{}, owner: map[types.NamespacedName]types.NamespacedName{},
-		node: &catalog.Node{Name: nodeName}, dirty: map[types.NamespacedName]bool{}, all: true,
+		node: &catalog.Node{Name: nodeName}, cidrs: map[types.NamespacedName][]netip.Prefix{},
+		dirty: map[types.NamespacedName]bool{}, all: true, moved: true,
 	}
 }
 
 // wake tells that there may be news. mu is held.
 func (s *state) wake() {
-	if s.listed != [3]bool{true, true, true} || !s.all && len(s.dirty) == 0 {
+	if slices.Contains(s.listed[:], false) || !s.all && !s.moved && len(s.dirty) == 0 {
 		return
 	}
 	select {
@@ -112,11 +118,17 @@ func (s *state) view(name types.NamespacedName) View {
 	return View{Name: name, Service: s.services[name], Slices: slices.Collect(maps.Values(s.slices[name]))}
 }
 
-// handOver gives the consumers what they don't know. Changes that come meanwhile
-// are collected for the next time.
-func (s *state) handOver(consumers []Consumer) {
+// handOver gives the consumers what they don't know, the ranges first: Services
+// come in ranges that are known. Changes that come meanwhile are collected for the
+// next time.
+func (s *state) handOver(ranges Ranges, consumers []Consumer) {
 	s.mu.Lock()
 	all, node := s.all, s.node
+	var union []netip.Prefix
+	moved := s.moved
+	if moved {
+		union = join(s.cidrs)
+	}
 	var views []View
 	if all {
 		for name := range s.services {
@@ -127,8 +139,11 @@ func (s *state) handOver(consumers []Consumer) {
 			views = append(views, s.view(name))
 		}
 	}
-	s.all, s.dirty = false, map[types.NamespacedName]bool{}
+	s.all, s.moved, s.dirty = false, false, map[types.NamespacedName]bool{}
 	s.mu.Unlock()
+	if moved {
+		ranges.handOver(union)
+	}
 	for _, c := range consumers {
 		switch {
 		case all:

@@ -64,7 +64,7 @@ func (s *state) hasNews() bool {
 func TestNothingBeforeAllIsListed(t *testing.T) {
 	s := newState("a")
 	s.do(func() { s.putService(name("web"), svc("web")); s.listed[listedServices] = true })
-	s.do(func() { s.listed[listedNode] = true })
+	s.do(func() { s.listed[listedNode] = true; s.listed[listedCIDRs] = true })
 	if s.hasNews() {
 		t.Fatal("Services without their endpoints were handed over")
 	}
@@ -73,7 +73,7 @@ func TestNothingBeforeAllIsListed(t *testing.T) {
 		t.Fatal("nothing was handed over")
 	}
 	r := &recorder{}
-	s.handOver([]Consumer{r})
+	s.handOver(Ranges{}, []Consumer{r})
 	if r.replaced != 1 || r.node.Name != "a" || len(r.views[name("web")].Slices) != 1 {
 		t.Errorf("got %+v", r)
 	}
@@ -82,9 +82,9 @@ func TestNothingBeforeAllIsListed(t *testing.T) {
 func synced(t *testing.T) (*state, *recorder) {
 	t.Helper()
 	s, r := newState("a"), &recorder{}
-	s.do(func() { s.listed = [3]bool{true, true, true} })
+	s.do(func() { s.listed = [resources]bool{true, true, true, true} })
 	s.hasNews()
-	s.handOver([]Consumer{r})
+	s.handOver(Ranges{}, []Consumer{r})
 	return s, r
 }
 
@@ -99,7 +99,7 @@ func TestCoalesces(t *testing.T) {
 		})
 	}
 	s.hasNews()
-	s.handOver([]Consumer{r})
+	s.handOver(Ranges{}, []Consumer{r})
 	if r.updated != 1 || len(r.last) != 1 || r.last[0].Service.HealthCheckNodePort != 99 {
 		t.Errorf("%d updates, the last %+v", r.updated, r.last)
 	}
@@ -110,7 +110,7 @@ func TestNoNewsIsNotHandedOver(t *testing.T) {
 	first := slice("web-1", "web", "10.0.0.1")
 	s.do(func() { s.putService(name("web"), svc("web")); s.putSlice(first.Name, first) })
 	s.hasNews()
-	s.handOver([]Consumer{r})
+	s.handOver(Ranges{}, []Consumer{r})
 	again := slice("web-1", "web", "10.0.0.1")
 	again.Trigger = time.Unix(1, 0)
 	s.do(func() {
@@ -131,14 +131,14 @@ func TestSliceMovesToAnotherService(t *testing.T) {
 		s.putService(name("two"), svc("two"))
 		s.putSlice(name("x"), slice("x", "one", "10.0.0.1"))
 	})
-	s.handOver([]Consumer{r})
+	s.handOver(Ranges{}, []Consumer{r})
 	s.do(func() { s.putSlice(name("x"), slice("x", "two", "10.0.0.1")) })
-	s.handOver([]Consumer{r})
+	s.handOver(Ranges{}, []Consumer{r})
 	if len(r.views[name("one")].Slices) != 0 || len(r.views[name("two")].Slices) != 1 {
 		t.Errorf("one has %v, two has %v", r.views[name("one")].Slices, r.views[name("two")].Slices)
 	}
 	s.do(func() { s.putSlice(name("x"), nil); s.putService(name("two"), nil) })
-	s.handOver([]Consumer{r})
+	s.handOver(Ranges{}, []Consumer{r})
 	if v := r.views[name("two")]; v.Service != nil || len(v.Slices) != 0 {
 		t.Errorf("two is %+v after its end", v)
 	}
@@ -150,9 +150,9 @@ func TestSliceMovesToAnotherService(t *testing.T) {
 func TestNodeChangeReplaces(t *testing.T) {
 	s, r := synced(t)
 	s.do(func() { s.putService(name("web"), svc("web")) })
-	s.handOver([]Consumer{r})
+	s.handOver(Ranges{}, []Consumer{r})
 	s.do(func() { s.putNode(&catalog.Node{Name: "a", Zone: "z"}) })
-	s.handOver([]Consumer{r})
+	s.handOver(Ranges{}, []Consumer{r})
 	if r.replaced != 2 || r.node.Zone != "z" || len(r.views) != 1 {
 		t.Errorf("got %+v", r)
 	}

@@ -26,7 +26,8 @@ var (
 func testConfig() Config {
 	return Config{
 		Zone:      "cluster.local",
-		Reverse:   []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12"), netip.MustParsePrefix("10.245.0.0/16"), netip.MustParsePrefix("fd00:10:96::/112")},
+		Services:  []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12"), netip.MustParsePrefix("fd00:10:96::/112")},
+		Workloads: []netip.Prefix{netip.MustParsePrefix("10.245.0.0/16")},
 		AllowFrom: []netip.Prefix{netip.MustParsePrefix("10.245.0.0/16"), netip.MustParsePrefix("fd00:10:245::/64")},
 		Now:       func() time.Time { return time.Unix(1_800_000_000, 0) },
 	}
@@ -552,5 +553,35 @@ func BenchmarkAnswer(b *testing.B) {
 			}
 			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "qps")
 		})
+	}
+}
+
+// ALLOC-05: the reverse names of an added range are the cluster's as long as it is
+// there; others are asked for the rest.
+func TestServiceRanges(t *testing.T) {
+	cfg := testConfig()
+	s := newServer(t, cfg)
+	s.Replace(nil, cluster())
+	rcode := func(name string) int {
+		return exchange(t, s, new(dns.Msg).SetQuestion(name, dns.TypePTR), guest, false).Rcode
+	}
+	const added, first, workload = "9.0.200.10.in-addr.arpa.", "9.0.96.10.in-addr.arpa.", "77.0.245.10.in-addr.arpa."
+	for _, step := range []struct {
+		ranges []netip.Prefix
+		want   int // of added
+	}{
+		{cfg.Services, dns.RcodeServerFailure}, // there is nobody to ask
+		{append(slices.Clone(cfg.Services), netip.MustParsePrefix("10.200.0.0/24")), dns.RcodeNameError},
+		{cfg.Services, dns.RcodeServerFailure},
+	} {
+		s.SetServiceRanges(step.ranges)
+		if got := rcode(added); got != step.want {
+			t.Errorf("with %v: %s, want %s", step.ranges, dns.RcodeToString[got], dns.RcodeToString[step.want])
+		}
+		for _, name := range []string{first, workload} {
+			if got := rcode(name); got != dns.RcodeNameError {
+				t.Errorf("%s: %s", name, dns.RcodeToString[got])
+			}
+		}
 	}
 }

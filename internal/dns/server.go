@@ -18,10 +18,11 @@ import (
 
 // Config says what the server answers and to whom.
 type Config struct {
-	Zone    string         // the cluster domain: "cluster.local"
-	TTL     time.Duration  // of the zone's records; 0: records.DefaultTTL
-	Reverse []netip.Prefix // the ranges of Services, pods and guests
-	Pods    records.PodMode
+	Zone      string         // the cluster domain: "cluster.local"
+	TTL       time.Duration  // of the zone's records; 0: records.DefaultTTL
+	Services  []netip.Prefix // the first ranges of cluster IPs; SetServiceRanges changes them later
+	Workloads []netip.Prefix // the ranges of pods and guests
+	Pods      records.PodMode
 
 	// AllowFrom are the clients' addresses: the pods' and guests' ranges and the
 	// node's own. Loopback is always allowed, everybody else is refused.
@@ -68,7 +69,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	zone, err := records.NewZone(records.Config{Domain: cfg.Zone, TTL: cfg.TTL, Reverse: cfg.Reverse, Pods: cfg.Pods})
+	zone, err := records.NewZone(records.Config{Domain: cfg.Zone, TTL: cfg.TTL, Reverse: slices.Concat(cfg.Services, cfg.Workloads), Pods: cfg.Pods})
 	if err != nil {
 		return nil, fmt.Errorf("DNS: %w", err)
 	}
@@ -105,6 +106,15 @@ func (s *Server) Update(views []agent.View) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.zone.Update(s.changes(views))
+	s.publish()
+}
+
+// SetServiceRanges replaces the ranges of cluster IPs: the reverse names in them are
+// ours to answer, and nobody else is asked for them.
+func (s *Server) SetServiceRanges(ranges []netip.Prefix) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.zone.Reverse(slices.Concat(ranges, s.cfg.Workloads))
 	s.publish()
 }
 

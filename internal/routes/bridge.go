@@ -123,6 +123,8 @@ func (n *Network) ensureRoutes() error {
 		switch {
 		case wanted && w.Type == h.Type && w.Priority == h.Priority && w.Src.Equal(h.Src):
 			present[p] = true
+		case !wanted && !n.told && n.toServices(h):
+			// Flows may use it: the API says soon whether the range is still there.
 		default: // of an earlier configuration
 			if err := netlink.RouteDel(&h); err != nil && !errors.Is(err, unix.ESRCH) {
 				return fmt.Errorf("remove our old route to %s: %w", p, err)
@@ -142,21 +144,10 @@ func (n *Network) ensureRoutes() error {
 
 func (n *Network) routes() map[netip.Prefix]netlink.Route {
 	want := map[netip.Prefix]netlink.Route{}
-	for _, p := range n.cfg.Services {
-		src := n.Own(p.Addr().Is6())
-		if !src.IsValid() {
-			continue
+	for _, p := range n.services {
+		if n.Own(p.Addr().Is6()).IsValid() {
+			want[p] = n.serviceRoute(p)
 		}
-		r := netlink.Route{
-			Dst: ipNet(p), LinkIndex: n.bridge, Src: src.AsSlice(), Protocol: RouteProtocol,
-			Table: unix.RT_TABLE_MAIN, Type: unix.RTN_UNICAST,
-		}
-		if p.Addr().Is4() {
-			r.Scope = netlink.SCOPE_LINK
-		} else {
-			r.Priority = 1024 // what IPv6 makes of 0 (IP6_RT_PRIO_USER); said, so that it compares equal
-		}
-		want[p] = r
 	}
 	for _, list := range [][]netip.Prefix{n.cfg.Cluster, n.cfg.Guests} {
 		for _, p := range list {
@@ -169,6 +160,29 @@ func (n *Network) routes() map[netip.Prefix]netlink.Route {
 		}
 	}
 	return want
+}
+
+func (n *Network) serviceRoute(p netip.Prefix) netlink.Route {
+	r := netlink.Route{
+		Dst: ipNet(p), LinkIndex: n.bridge, Src: n.Own(p.Addr().Is6()).AsSlice(), Protocol: RouteProtocol,
+		Table: unix.RT_TABLE_MAIN, Type: unix.RTN_UNICAST,
+	}
+	if p.Addr().Is4() {
+		r.Scope = netlink.SCOPE_LINK
+	} else {
+		r.Priority = 1024 // what IPv6 makes of 0 (IP6_RT_PRIO_USER); said, so that it compares equal
+	}
+	return r
+}
+
+// toServices knows the route to a range of cluster IPs, with this node's source.
+func (n *Network) toServices(r netlink.Route) bool {
+	p, ok := prefix(r.Dst)
+	if !ok || !n.Own(p.Addr().Is6()).IsValid() {
+		return false
+	}
+	w := n.serviceRoute(p)
+	return r.LinkIndex == w.LinkIndex && r.Type == w.Type && r.Priority == w.Priority && r.Src.Equal(w.Src)
 }
 
 func hostNet(a netip.Addr) *net.IPNet { return ipNet(netip.PrefixFrom(a, a.BitLen())) }

@@ -26,7 +26,7 @@ const (
 // Config says what network the node is to have. Each list of ranges has at most
 // one of each family.
 type Config struct {
-	Services []netip.Prefix // cluster IPs
+	Services []netip.Prefix // cluster IPs, until SetServices says others
 	Cluster  []netip.Prefix // pods, of all nodes
 	Guests   []netip.Prefix // guests, of all nodes
 	PodCIDRs []netip.Prefix // this node's part of Cluster; not needed by Check

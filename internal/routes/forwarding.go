@@ -142,7 +142,7 @@ func (n *Network) openedLocked() guarded {
 	var g guarded
 	links, err := foreignLinks()
 	if err != nil {
-		return n.guarded // the next event looks again
+		return n.written.guarded // the next event looks again
 	}
 	global := n.journal.Has(forwarding6("all"))
 	for _, l := range links {

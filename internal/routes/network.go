@@ -31,9 +31,11 @@ type Network struct {
 	done    sync.WaitGroup
 	changed chan struct{} // holds one token when there is something to look at
 
-	mu      sync.Mutex // guards the following, and the kernel's state against two writers
-	bridge  int        // index of portico0
-	guarded guarded    // what the nftables table has in it now
+	mu       sync.Mutex     // guards the following, and the kernel's state against two writers
+	bridge   int            // index of portico0
+	services []netip.Prefix // ranges of cluster IPs; replaced, never changed
+	told     bool           // services are the API's, and no longer Config's
+	written  ruled          // what the nftables table is made from
 }
 
 // Setup makes the node's network, or adopts the one a previous run left, and keeps
@@ -54,7 +56,7 @@ func Setup(ctx context.Context, cfg Config) (*Network, error) {
 	run, stop := context.WithCancel(context.WithoutCancel(ctx))
 	n := &Network{
 		cfg: cfg, log: cfg.Log, ipv6: IPv6Enabled(), journal: journal, watcher: watcher, stop: stop,
-		changed: make(chan struct{}, 1),
+		changed: make(chan struct{}, 1), services: cfg.Services,
 	}
 	n.done.Go(func() {
 		if err := watcher.Run(run, n.notice); err != nil {
@@ -115,32 +117,42 @@ func (n *Network) notice(e rtevent.Event) {
 			return
 		}
 	}
+	n.look()
+}
+
+// look has keep look at everything soon.
+func (n *Network) look() {
 	select {
 	case n.changed <- struct{}{}:
 	default:
 	}
 }
 
-// keep mends until ctx ends.
+// keep mends until ctx ends, and what it can't at once again and again.
 func (n *Network) keep(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	<-timer.C
+	pause := settle
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-n.changed:
 		}
-		timer.Reset(settle)
+		timer.Reset(pause)
 		select {
 		case <-ctx.Done():
 			return
 		case <-timer.C:
 		}
 		if err := n.mend(); err != nil {
-			n.log.Error("Can't put the node's network right", "error", err)
+			pause = min(max(4*pause, time.Second), 30*time.Second)
+			n.log.Error("Can't put the node's network right", "error", err, "retry", pause)
+			n.look()
+			continue
 		}
+		pause = settle
 	}
 }
 
@@ -149,7 +161,7 @@ func (n *Network) mend() error {
 		return err
 	}
 	n.mu.Lock()
-	same := n.guarded.equal(n.openedLocked())
+	same := n.written.equal(n.ruledLocked())
 	n.mu.Unlock()
 	if same {
 		return nil

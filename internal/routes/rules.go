@@ -2,6 +2,7 @@ package routes
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -20,9 +21,24 @@ import (
 func (n *Network) table() ruleset.Table {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.guarded = n.openedLocked()
-	return plan(n.cfg, n.guarded)
+	n.written = n.ruledLocked()
+	c := n.cfg
+	c.Services = n.written.services
+	return plan(c, n.written.guarded)
 }
+
+// ruled is what can change in the table.
+type ruled struct {
+	guarded  guarded
+	services []netip.Prefix
+}
+
+func (r ruled) equal(o ruled) bool {
+	return r.guarded.equal(o.guarded) && slices.Equal(r.services, o.services)
+}
+
+// ruledLocked gives what the table should be made from. n.mu is held.
+func (n *Network) ruledLocked() ruled { return ruled{n.openedLocked(), n.services} }
 
 func plan(c Config, g guarded) ruleset.Table {
 	var inside, out []ruleset.Rule

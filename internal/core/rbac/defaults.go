@@ -146,6 +146,7 @@ func nodeRole() *rbacv1.ClusterRole {
 	return role("system:node",
 		rule(read, coreGroup, "services", "nodes", "pods", "namespaces"),
 		rule(read, discoveryGroup, "endpointslices"),
+		rule(read, networkingGroup, "servicecidrs"),
 		rule(read, machinesGroup, "virtualmachineinstances"),
 		rule([]string{"create", "update", "patch"}, coreGroup, "nodes"),
 		rule([]string{"get", "update", "patch"}, coreGroup, "nodes/status", "pods/status"),

@@ -124,6 +124,9 @@ func (z *Zone) Update(changes []Change) {
 	}
 }
 
+// Reverse replaces the ranges whose reverse names are the zone's.
+func (z *Zone) Reverse(ranges []netip.Prefix) { z.table.reverse = slices.Clone(ranges) }
+
 // Namespaces tells which namespaces exist. Until somebody does, the namespaces
 // of Services exist, and pod names are answered in all.
 func (z *Zone) Namespaces(names []string) {
