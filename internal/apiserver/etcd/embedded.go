@@ -23,38 +23,66 @@ import (
 // claim (compare, put, get), and a Service of 250 node ports should still fit.
 const maxTxnOps = 2048
 
+// snapshotCount is after how many transactions the log in memory is cut: a few megabytes.
+const snapshotCount = 2000
+
 // quotaBytes is how large the database may grow; etcd's own advice is 8 GiB at most.
 const quotaBytes = 8 << 30
+
+// The one member of an embedded store. Both are only names in the membership.
+const (
+	memberName = "portico"
+	memberHost = "localhost:2380"
+)
 
 // Embedded is the store of a stand-alone Portico: one etcd member in this process.
 type Embedded struct {
 	server *embed.Etcd
+	space  *space
+	stop   context.CancelFunc // of the maintenance
+	group  sync.WaitGroup
 
 	mu      sync.Mutex // guards clients
 	clients []*kubernetes.Client
 }
 
+// settings are those that tests make small.
+type settings struct{ quota int64 }
+
 // StartEmbedded opens (or makes) the store in dir and waits until it can serve.
 // The folder belongs to this process alone while it is open.
 func StartEmbedded(ctx context.Context, dir string, logger *slog.Logger) (*Embedded, error) {
+	return startEmbedded(ctx, dir, logger, settings{quota: quotaBytes})
+}
+
+func startEmbedded(ctx context.Context, dir string, logger *slog.Logger, set settings) (*Embedded, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the store's folder: %w", err)
+	}
+	e := &Embedded{space: &space{
+		dir: dir, logger: logger, quota: set.quota, poke: make(chan struct{}, 1),
+		statfs: func() int64 { return freeBytes(dir) },
+	}}
+	if err := e.space.checkStart(); err != nil {
+		return nil, err
 	}
 	if err := checkDatabase(dir); err != nil {
 		return nil, err
 	}
 	cfg := embed.NewConfig()
-	cfg.Name = "portico"
+	cfg.Name = memberName
 	cfg.Dir = dir
 	// No listener: the one member talks to nobody, its clients are in-process. The
 	// advertised URL is only a name in the membership.
-	peer := url.URL{Scheme: "http", Host: "localhost:2380"}
+	peer := url.URL{Scheme: "http", Host: memberHost}
 	cfg.ListenPeerUrls, cfg.ListenClientUrls, cfg.ListenClientHttpUrls = nil, nil, nil
 	cfg.AdvertisePeerUrls, cfg.AdvertiseClientUrls = []url.URL{peer}, []url.URL{peer}
 	cfg.InitialCluster = cfg.Name + "=" + peer.String()
 	cfg.MaxTxnOps = maxTxnOps
-	cfg.QuotaBackendBytes = quotaBytes
-	cfg.AutoCompactionMode, cfg.AutoCompactionRetention = "periodic", "5m"
+	cfg.QuotaBackendBytes = set.quota
+	// The log of the last transactions stays in memory, for followers to catch up. One
+	// member has none; a snapshot, which shortens the log, is some small writes.
+	cfg.SnapshotCount, cfg.SnapshotCatchUpEntries = snapshotCount, 1
 	// One member elects itself; the defaults make it wait a second for others.
 	cfg.TickMs, cfg.ElectionMs = 10, 100
 	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.New(slogCore{logger.With("part", "etcd")}))
@@ -74,11 +102,18 @@ func StartEmbedded(ctx context.Context, dir string, logger *slog.Logger) (*Embed
 		server.Close()
 		return nil, fmt.Errorf("start the store in %s: not ready after a minute; see the log above", dir)
 	}
-	e := &Embedded{server: server}
+	e.server, e.space.size = server, server.Server.Backend().Size
+	if err := e.space.reserve(); err != nil {
+		server.Close()
+		return nil, err
+	}
 	first, err := e.Client()
 	if err != nil {
 		return nil, err
 	}
+	maintain, stop := context.WithCancel(context.WithoutCancel(ctx))
+	e.stop = stop
+	e.group.Go(func() { (&maintenance{e: e}).run(maintain, time.Now) })
 	etcdfeature.DefaultFeatureSupportChecker.CheckClient(ctx, inProcess{first.Client}, storage.RequestWatchProgress)
 	return e, nil
 }
@@ -86,7 +121,8 @@ func StartEmbedded(ctx context.Context, dir string, logger *slog.Logger) (*Embed
 // Client makes one more in-process client; Close ends them all.
 func (e *Embedded) Client() (*kubernetes.Client, error) {
 	c := &kubernetes.Client{Client: v3client.New(e.server.Server)}
-	c.KV = etcd3.NewETCDLatencyTracker(c.KV)
+	c.KV = etcd3.NewETCDLatencyTracker(guardedKV{c.KV, e.space.allow})
+	c.Lease = guardedLease{c.Lease, e.space.allow}
 	c.Kubernetes = c
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -94,8 +130,10 @@ func (e *Embedded) Client() (*kubernetes.Client, error) {
 	return c, nil
 }
 
-// Close ends the clients, then flushes and closes the store.
+// Close ends the maintenance and the clients, then flushes and closes the store.
 func (e *Embedded) Close() {
+	e.stop()
+	e.group.Wait()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, c := range e.clients {

@@ -39,6 +39,9 @@ func (c slogCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
 		level = slog.LevelError
 	}
 	c.logger.Log(context.Background(), level, e.Message, attributes(fields)...)
+	if e.Level == zapcore.FatalLevel { // after which zap ends the process
+		c.logger.Error("The store can't go on and ends this process. What was acknowledged is safe: mend the cause named above, such as a full disk, and start again")
+	}
 	return nil
 }
 

@@ -41,6 +41,9 @@ type Options struct {
 	// Keys are the places of resources whose folder isn't their name (upstream's
 	// history: services/specs, services/endpoints, minions).
 	Keys map[schema.GroupResource]string
+	// Uncached says which resources have no watch cache: those that are rarely there, or
+	// that nobody of ours follows. Reads and watches of them go to etcd.
+	Uncached func(schema.GroupResource) bool
 }
 
 var _ generic.RESTOptionsGetter = (*Options)(nil)
@@ -48,28 +51,33 @@ var _ generic.RESTOptionsGetter = (*Options)(nil)
 // GetRESTOptions implements generic.RESTOptionsGetter.
 func (o *Options) GetRESTOptions(resource schema.GroupResource, _ runtime.Object) (generic.RESTOptions, error) {
 	config := storagebackend.NewDefaultConfig(Prefix, o.Codec(resource))
-	prefix := resource.Resource
-	if resource.Group != "" && !isUpstreamGroup[resource.Group] {
-		prefix = resource.Group + "/" + resource.Resource
-	}
-	if key, ok := o.Keys[resource]; ok {
-		prefix = key
-	}
 	return generic.RESTOptions{
 		StorageConfig:             config.ForResource(resource),
 		Decorator:                 o.decorator(resource),
 		EnableGarbageCollection:   true,
 		DeleteCollectionWorkers:   4,
-		ResourcePrefix:            prefix,
+		ResourcePrefix:            o.Folder(resource),
 		CountMetricPollPeriod:     time.Minute,
 		StorageObjectCountTracker: config.StorageObjectCountTracker,
 	}, nil
 }
 
+// Folder is where a resource's objects are, below Prefix.
+func (o *Options) Folder(resource schema.GroupResource) string {
+	if key, ok := o.Keys[resource]; ok {
+		return key
+	}
+	if resource.Group != "" && !isUpstreamGroup[resource.Group] {
+		return resource.Group + "/" + resource.Resource
+	}
+	return resource.Resource
+}
+
 // isUpstreamGroup lists the built-in groups, whose resources lie at the root.
 var isUpstreamGroup = map[string]bool{
 	"discovery.k8s.io": true, "coordination.k8s.io": true, "networking.k8s.io": true, "events.k8s.io": true,
-	"rbac.authorization.k8s.io": true,
+	"rbac.authorization.k8s.io": true, "admissionregistration.k8s.io": true, "apps": true, "batch": true, "certificates.k8s.io": true,
+	"node.k8s.io": true, "policy": true, "resource.k8s.io": true, "scheduling.k8s.io": true, "storage.k8s.io": true,
 }
 
 // decorator does what registry.StorageWithCacher does, but on a client of ours: the
@@ -96,6 +104,9 @@ func (o *Options) decorator(resource schema.GroupResource) generic.StorageDecora
 		store, err := wrap(client, raw)
 		if err != nil {
 			return nil, nil, fmt.Errorf("make the storage of %s: %w", resource, err)
+		}
+		if o.Uncached != nil && o.Uncached(resource) {
+			return store, func() {}, nil
 		}
 		cached, err := cacher.NewCacherFromConfig(cacher.Config{
 			Storage: store, Versioner: storage.APIObjectVersioner{}, GroupResource: resource,

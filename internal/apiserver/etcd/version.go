@@ -2,6 +2,7 @@ package etcd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 
@@ -27,6 +28,9 @@ func (e *FormatError) Error() string {
 // must come before the first other read or write.
 func Stamp(ctx context.Context, c *clientv3.Client) error {
 	ours := strconv.Itoa(format)
+	if err := checkForeign(ctx, c); err != nil {
+		return err
+	}
 	resp, err := c.Txn(ctx).
 		If(clientv3.Compare(clientv3.CreateRevision(versionKey), "=", 0)).
 		Then(clientv3.OpPut(versionKey, ours)).
@@ -43,4 +47,46 @@ func Stamp(ctx context.Context, c *clientv3.Client) error {
 		return &FormatError{Found: found}
 	}
 	return nil // no older format was ever released: conversions go here
+}
+
+// ErrForeign says that something else keeps its objects where ours would be.
+var ErrForeign = errors.New("etcd holds another cluster's objects below " + Prefix + "; choose an --etcd-prefix of this cluster's own, or an empty etcd")
+
+// checkForeign looks for keys where there is no stamp. Stamping comes before all else,
+// so they can't be ours.
+func checkForeign(ctx context.Context, c *clientv3.Client) error {
+	resp, err := c.Txn(ctx).
+		If(clientv3.Compare(clientv3.CreateRevision(versionKey), "=", 0)).
+		Then(clientv3.OpGet(Prefix+"/", clientv3.WithPrefix(), clientv3.WithLimit(1), clientv3.WithKeysOnly())).
+		Commit()
+	switch {
+	case err != nil:
+		return fmt.Errorf("read the store's format: %w", err)
+	case resp.Succeeded && len(resp.Responses[0].GetResponseRange().Kvs) > 0:
+		return ErrForeign
+	}
+	return nil
+}
+
+// identityKey holds what Identify was given first.
+const identityKey = Prefix + "/portico/identity"
+
+// ErrIdentity says that a store is another cluster's, or this server lacks its keys.
+var ErrIdentity = errors.New("etcd belongs to a cluster with other keys; copy the folder pki from the data directory of one of its servers into this one's, or choose an --etcd-prefix of this cluster's own")
+
+// Identify makes all servers of a store prove that they are of one cluster: identity is
+// a digest of what they must share. It comes after Stamp.
+func Identify(ctx context.Context, c *clientv3.Client, identity string) error {
+	resp, err := c.Txn(ctx).
+		If(clientv3.Compare(clientv3.CreateRevision(identityKey), "=", 0)).
+		Then(clientv3.OpPut(identityKey, identity)).
+		Else(clientv3.OpGet(identityKey)).
+		Commit()
+	if err != nil {
+		return fmt.Errorf("read which cluster the store belongs to: %w", err)
+	}
+	if !resp.Succeeded && string(resp.Responses[0].GetResponseRange().Kvs[0].Value) != identity {
+		return ErrIdentity
+	}
+	return nil
 }
