@@ -103,6 +103,9 @@ func (m *Machines) Start(ctx context.Context, pod *corev1.Pod) (node.Workload, e
 	if err != nil {
 		return nil, &node.StartError{Reason: "InstanceMissing", Err: fmt.Errorf("read the instance %s/%s: %w", pod.Namespace, owner.Name, err)}
 	}
+	if want := machine.PodName(vmi); pod.Name != want {
+		return nil, &node.StartError{Reason: "InstanceMissing", Err: fmt.Errorf("the pod of instance %s/%s is %s, not %s", vmi.Namespace, vmi.Name, want, pod.Name)}
+	}
 	id, err := m.identity(pod, vmi)
 	if err != nil {
 		return nil, &node.StartError{Reason: "NoAddress", Err: err}
@@ -134,25 +137,25 @@ func (m *Machines) evict(ctx context.Context, id string) error {
 	return old.Remove()
 }
 
-// identity reads what the control plane claimed for the guest.
+// identity reads what the control plane claimed for the guest. It is the instance's: who
+// may write pods must not choose it. The pod shows the same, for the endpoints are made
+// of what its status says.
 func (m *Machines) identity(pod *corev1.Pod, vmi *kubevirtv1.VirtualMachineInstance) (spec.Identity, error) {
-	annotation := func(key string) string {
-		if v := pod.Annotations[key]; v != "" {
-			return v
-		}
-		return vmi.Annotations[key]
-	}
 	id := spec.Identity{PodUID: string(pod.UID)}
-	var err error
-	if id.MAC, err = net.ParseMAC(annotation(machine.MACAnnotation)); err != nil {
-		return id, fmt.Errorf("pod %s/%s: annotation %s: %w", pod.Namespace, pod.Name, machine.MACAnnotation, err)
-	}
-	for s := range strings.SplitSeq(annotation(machine.AddressesAnnotation), ",") {
-		a, err := netip.ParseAddr(strings.TrimSpace(s))
-		if err != nil {
-			return id, fmt.Errorf("pod %s/%s: annotation %s: %w", pod.Namespace, pod.Name, machine.AddressesAnnotation, err)
+	for _, key := range []string{machine.MACAnnotation, machine.AddressesAnnotation} {
+		if pod.Annotations[key] != vmi.Annotations[key] {
+			return id, fmt.Errorf("pod %s/%s: annotation %s is %q, and its instance's is %q", pod.Namespace, pod.Name, key, pod.Annotations[key], vmi.Annotations[key])
 		}
-		id.Addresses = append(id.Addresses, a)
+	}
+	var err error
+	if id.MAC, err = net.ParseMAC(vmi.Annotations[machine.MACAnnotation]); err != nil {
+		return id, fmt.Errorf("instance %s/%s: annotation %s: %w", vmi.Namespace, vmi.Name, machine.MACAnnotation, err)
+	}
+	if id.Addresses, err = machine.Addresses(vmi); err == nil && len(id.Addresses) == 0 {
+		err = errors.New("it has no address")
+	}
+	if err != nil {
+		return id, fmt.Errorf("instance %s/%s: annotation %s: %w", vmi.Namespace, vmi.Name, machine.AddressesAnnotation, err)
 	}
 	for _, c := range pod.Spec.Containers {
 		id.Ports = append(id.Ports, c.Ports...)

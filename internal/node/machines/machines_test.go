@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"os/exec"
 	"path/filepath"
@@ -31,7 +32,10 @@ import (
 func testInstance() *kubevirtv1.VirtualMachineInstance {
 	memory := resource.MustParse("128Mi")
 	return &kubevirtv1.VirtualMachineInstance{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "vm", UID: "vmi-1"},
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: "default", Name: "vm", UID: "vmi-1",
+			Annotations: map[string]string{machine.AddressesAnnotation: "10.245.0.2,fd00:10:245::2", machine.MACAnnotation: "02:70:6f:00:00:01"},
+		},
 		Spec: kubevirtv1.VirtualMachineInstanceSpec{
 			Domain: kubevirtv1.DomainSpec{
 				Memory: &kubevirtv1.Memory{Guest: &memory},
@@ -47,9 +51,9 @@ func testInstance() *kubevirtv1.VirtualMachineInstance {
 func testPod(vmi *kubevirtv1.VirtualMachineInstance) *corev1.Pod {
 	yes := true
 	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{
-		Namespace: "default", Name: "virt-launcher-vm", UID: "pod-1",
+		Namespace: "default", Name: machine.PodName(vmi), UID: "pod-1",
 		OwnerReferences: []metav1.OwnerReference{{APIVersion: "kubevirt.io/v1", Kind: "VirtualMachineInstance", Name: vmi.Name, UID: vmi.UID, Controller: &yes}},
-		Annotations:     map[string]string{machine.AddressesAnnotation: "10.245.0.2,fd00:10:245::2", machine.MACAnnotation: "02:70:6f:00:00:01"},
+		Annotations:     maps.Clone(vmi.Annotations),
 	}}
 }
 
@@ -200,18 +204,28 @@ func TestRefusals(t *testing.T) {
 	vmi := testInstance()
 	m, _ := setUp(t, t.TempDir(), vmi)
 	defer m.Close()
-	for reason, change := range map[string]func(*corev1.Pod, *kubevirtv1.VirtualMachineInstance){
-		"NoAddress":       func(p *corev1.Pod, _ *kubevirtv1.VirtualMachineInstance) { p.Annotations = nil },
-		"BadInstance":     func(_ *corev1.Pod, v *kubevirtv1.VirtualMachineInstance) { v.Spec.Domain.Memory = nil },
-		"InstanceMissing": func(p *corev1.Pod, _ *kubevirtv1.VirtualMachineInstance) { p.OwnerReferences[0].UID = "older" },
+	for what, tc := range map[string]struct {
+		reason string
+		change func(*corev1.Pod, *kubevirtv1.VirtualMachineInstance)
+	}{
+		"no address": {"NoAddress", func(p *corev1.Pod, v *kubevirtv1.VirtualMachineInstance) { p.Annotations, v.Annotations = nil, nil }},
+		"another's address": {"NoAddress", func(p *corev1.Pod, _ *kubevirtv1.VirtualMachineInstance) {
+			p.Annotations[machine.AddressesAnnotation] = "10.245.0.9"
+		}},
+		"another's MAC": {"NoAddress", func(p *corev1.Pod, _ *kubevirtv1.VirtualMachineInstance) {
+			p.Annotations[machine.MACAnnotation] = "02:70:6f:00:00:09"
+		}},
+		"no memory":    {"BadInstance", func(_ *corev1.Pod, v *kubevirtv1.VirtualMachineInstance) { v.Spec.Domain.Memory = nil }},
+		"a forged UID": {"InstanceMissing", func(p *corev1.Pod, _ *kubevirtv1.VirtualMachineInstance) { p.OwnerReferences[0].UID = "older" }},
+		"a second pod": {"InstanceMissing", func(p *corev1.Pod, _ *kubevirtv1.VirtualMachineInstance) { p.Name = "mine" }},
 	} {
 		*vmi = *testInstance()
 		pod := testPod(vmi)
-		change(pod, vmi)
+		tc.change(pod, vmi)
 		_, err := m.Start(t.Context(), pod)
 		var failed *node.StartError
-		if !errors.As(err, &failed) || failed.Reason != reason {
-			t.Errorf("got %v, want reason %s", err, reason)
+		if !errors.As(err, &failed) || failed.Reason != tc.reason {
+			t.Errorf("%s: got %v, want reason %s", what, err, tc.reason)
 		}
 	}
 	plain := testPod(vmi)

@@ -1,0 +1,9 @@
+package proxy_test
+
+import (
+	"testing"
+
+	"portico.dev/portico/internal/routes/nstest"
+)
+
+func TestMain(m *testing.M) { nstest.Main(m) }
