@@ -24,6 +24,7 @@ func addDefaults(s *runtime.Scheme) {
 	setDefaults(s, defaultSecret, func(l *corev1.SecretList) []corev1.Secret { return l.Items })
 	setDefaults(s, defaultEndpoints, func(l *corev1.EndpointsList) []corev1.Endpoints { return l.Items })
 	setDefaults(s, defaultSlice, func(l *discoveryv1.EndpointSliceList) []discoveryv1.EndpointSlice { return l.Items })
+	addNetworkingDefaults(s)
 	setDefaults(s, machine.SetDefaults, func(l *kubevirtv1.VirtualMachineList) []kubevirtv1.VirtualMachine { return l.Items })
 	setDefaults(s, machine.SetInstanceDefaults, func(l *kubevirtv1.VirtualMachineInstanceList) []kubevirtv1.VirtualMachineInstance {
 		return l.Items

@@ -33,9 +33,6 @@ func Warnings(svc *corev1.Service) []string {
 // no effect in this version: nothing is ignored in silence.
 func unbuiltWarnings(svc *corev1.Service) []string {
 	var out []string
-	if svc.Spec.SessionAffinity == corev1.ServiceAffinityClientIP && !IsHeadless(svc) {
-		out = append(out, "spec.sessionAffinity: ClientIP has no effect yet: connections are spread over all endpoints")
-	}
 	if isLoadBalancer(svc) && svc.Spec.LoadBalancerClass == nil {
 		out = append(out, "spec.type: LoadBalancer gets no address yet; its cluster IP and node ports work")
 	}
