@@ -50,7 +50,7 @@ func TestAgentLivesWithTheRoleOfNodes(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	seen := make(chan struct{})
+	seen, ranges := make(chan struct{}), make(chan []netip.Prefix, 10)
 	runCtx, stop := context.WithCancel(ctx)
 	var parts sync.WaitGroup
 	parts.Go(func() {
@@ -59,7 +59,7 @@ func TestAgentLivesWithTheRoleOfNodes(t *testing.T) {
 		}
 	})
 	parts.Go(func() {
-		if err := agent.Run(runCtx, kube, "a", log, &firstView{seen: seen}); err != nil && runCtx.Err() == nil {
+		if err := agent.Run(runCtx, kube, "a", log, agent.Ranges{To: func(r []netip.Prefix) { ranges <- r }}, &firstView{seen: seen}); err != nil && runCtx.Err() == nil {
 			t.Error(err)
 		}
 	})
@@ -69,6 +69,9 @@ func TestAgentLivesWithTheRoleOfNodes(t *testing.T) {
 	case <-seen:
 	case <-ctx.Done():
 		t.Fatal("the agent has seen nothing")
+	}
+	if r := <-ranges; len(r) == 0 {
+		t.Error("the agent may not read ServiceCIDRs")
 	}
 	err = wait.PollUntilContextCancel(ctx, 20*time.Millisecond, true, func(ctx context.Context) (bool, error) {
 		node, err := s.Kube.CoreV1().Nodes().Get(ctx, "a", metav1.GetOptions{})

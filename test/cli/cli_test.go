@@ -16,11 +16,11 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"portico.dev/portico/internal/cli"
+	"portico.dev/portico/test/await"
 )
 
 func TestMain(m *testing.M) {
@@ -50,7 +50,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"refuse":     refuse,
-			"eventually": eventually,
+			"eventually": await.Eventually,
 			"occupy":     occupy,
 			"host":       host,
 		},
@@ -120,24 +120,6 @@ func files(ts *testscript.TestScript) string {
 	})
 	ts.Check(err)
 	return out.String()
-}
-
-// eventually runs a command until it succeeds (or fails, with !).
-func eventually(ts *testscript.TestScript, neg bool, args []string) {
-	if len(args) == 0 {
-		ts.Fatalf("usage: [!] eventually COMMAND [ARGUMENT...]")
-	}
-	deadline := time.Now().Add(30 * time.Second)
-	for {
-		err := ts.Exec(args[0], args[1:]...)
-		if (err == nil) != neg {
-			return
-		}
-		if time.Now().After(deadline) {
-			ts.Fatalf("not after 30 s: %v", err)
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
 }
 
 // occupy takes a port of loopback and puts it into the environment.
