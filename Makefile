@@ -10,7 +10,7 @@ VERSION_PKG := k8s.io/component-base/version
 LDFLAGS := -s -w \
 	-X $(VERSION_PKG).gitVersion=$(KUBE_VERSION) \
 	-X $(VERSION_PKG).gitMajor=1 -X $(VERSION_PKG).gitMinor=$(KUBE_MINOR)
-GO_FILES := $(shell find . -name '*.go' -not -path './.cache/*')
+GO_FILES := $(shell find . -name '*.go' -not -path './.cache/*' -not -path './bench/*')
 
 .PHONY: help
 help: ## List the targets
@@ -41,23 +41,56 @@ demo: deps build guest ## Expose a virtual machine by a Service; KEEP=1 leaves i
 	@.cache/demo -portico bin/portico -guest .cache/guest.tar $(if $(KEEP),-keep)
 
 .PHONY: test
-test: deps lint ## Run all tests but the long ones
+test: deps lint build ## Run all tests but the long ones
 	@./hack/test.sh
 
+.PHONY: test-kubectl
+test-kubectl: deps ## Run kubectl's scripts with an old and with a new kubectl
+	@clients=$$(./hack/kubectl.sh); for client in $$clients; do \
+		echo "==> kubectl's scripts with $$client"; \
+		KUBECTL=$$client go test -count=1 -timeout 10m -run '^TestKubectl$$' ./test/api; \
+	done
+
 .PHONY: test-long
-test-long: deps ## Run the tests that take long
+test-long: deps test-kubectl ## Run the tests that take long
 	@./hack/test.sh long
+
+# Measurements, which take what else runs on the machine into their figures. Peers are
+# built once, outside the tree: that takes a quarter of an hour on two processors.
+PEER_VERSION := $(shell sed -n 's|^\tk8s.io/kubernetes \(v[0-9.]*\).*|\1|p' bench/peer/go.mod)
+PEERS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/portico-bench/$(PEER_VERSION)
+
+.PHONY: bench-api
+bench-api: build $(if $(filter short,$(BENCH)),,$(PEERS)/etcd $(PEERS)/kube-apiserver) ## Compare with kube-apiserver; BENCH=short: one small round of ours
+	@cd bench && go build -o ../.cache/bench-api ./api
+	@.cache/bench-api -portico bin/portico -out bench/out/api.json $(if $(filter short,$(BENCH)),-short,-etcd $(PEERS)/etcd -kube-apiserver $(PEERS)/kube-apiserver) $(BENCHFLAGS)
+
+.PHONY: bench-api-profile
+bench-api-profile: build ## Profiles of our API server under the same load, into .cache/profiles
+	@cd bench && go build -o ../.cache/bench-api ./api
+	@.cache/bench-api -portico bin/portico -profile .cache/profiles $(BENCHFLAGS)
+
+$(PEERS)/etcd: bench/peer/go.mod
+	@echo "==> building the peer's etcd"
+	@mkdir -p $(PEERS)
+	@cd bench/peer && CGO_ENABLED=0 nice -n 19 go build -trimpath -ldflags '-s -w' -o $@ go.etcd.io/etcd/server/v3
+
+$(PEERS)/kube-apiserver: bench/peer/go.mod
+	@echo "==> building kube-apiserver $(PEER_VERSION)"
+	@mkdir -p $(PEERS)
+	@cd bench/peer && CGO_ENABLED=0 nice -n 19 go build -trimpath -o $@ -ldflags '-s -w -X $(VERSION_PKG).gitVersion=$(PEER_VERSION) \
+		-X $(VERSION_PKG).gitMajor=$(word 1,$(subst ., ,$(PEER_VERSION:v%=%))) -X $(VERSION_PKG).gitMinor=$(word 2,$(subst ., ,$(PEER_VERSION)))' k8s.io/kubernetes/cmd/kube-apiserver
 
 .PHONY: lint
 lint: ## Check format and run the linters
 	@echo "==> gofumpt, vet, staticcheck"
-	@files=$$(go tool gofumpt -l cmd internal test | grep -v zz_generated || true); test -z "$$files" || { echo "run make fmt: $$files"; exit 1; }
-	@go vet ./...
+	@files=$$(go tool gofumpt -l cmd internal test bench | grep -v zz_generated || true); test -z "$$files" || { echo "run make fmt: $$files"; exit 1; }
+	@go vet ./... && cd bench && go vet ./...
 	@go tool staticcheck ./...
 
 .PHONY: fmt
 fmt: ## Format the sources
-	go tool gofumpt -w cmd internal test
+	go tool gofumpt -w cmd internal test bench
 
 .PHONY: generate
 generate: ## Make generated files anew

@@ -5,6 +5,7 @@ package endpoints
 import (
 	"context"
 	"log/slog"
+	"runtime"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -18,9 +19,10 @@ import (
 	"portico.dev/portico/internal/controllers/work"
 )
 
-// workers sync that many Services at the same time: enough to hide the latency
-// of writes, few enough to leave the API server air.
-const workers = 8
+// workers is how many Services are synced at the same time: enough to hide the latency
+// of writes, few enough to leave the API server air. Where many Services are made at
+// once, each worker takes as much of the processors as one of the clients.
+func workers() int { return min(8, max(2, runtime.GOMAXPROCS(0))) }
 
 // Deps is what Run needs.
 type Deps struct {
@@ -65,6 +67,6 @@ func Run(ctx context.Context, d Deps) error {
 	if ok, err := view.Ready(); !ok {
 		return err
 	}
-	c.queue.Run(ctx, workers, c.sync)
+	c.queue.Run(ctx, workers(), c.sync)
 	return nil
 }

@@ -1,0 +1,93 @@
+package cli
+
+import (
+	"context"
+	"os"
+	"runtime/debug"
+	"runtime/metrics"
+	"time"
+)
+
+const (
+	// heapLook is how often the heap is looked at.
+	heapLook = 2 * time.Second
+	// heapRoom is how much is allocated between two collections, within the bounds of
+	// heapPercent. What a collection frees lies between objects that live, and can't be
+	// given back: so a large room costs memory for ever, not only while there is work.
+	heapRoom = 64 * mebibyte
+	// heapQuiet is how many bytes a second are quiet: leases and health checks make a
+	// tenth of it.
+	heapQuiet = 2 * mebibyte
+	// heapSlack is what isn't worth a collection, besides a part of the heap itself.
+	heapSlack     = 12 * mebibyte
+	heapSlackPart = 8
+)
+
+const mebibyte = 1 << 20
+
+// heapUse is what the runtime tells of the heap, in bytes.
+type heapUse struct {
+	live      uint64 // as the last collection found it
+	held      uint64 // objects, garbage, and free pages that weren't given back; not the gaps between objects
+	allocated uint64 // ever
+}
+
+// heapPercent is the GOGC for a heap with that much alive. The
+// least percentage bounds what a full server spends on collections.
+func heapPercent(live uint64) int {
+	const least, most = 30, 200
+	if live == 0 {
+		return most
+	}
+	return int(min(max(least, heapRoom*100/live), most))
+}
+
+// shouldTrim reports whether the server has had nothing to do since before, and holds
+// memory that it doesn't need.
+func shouldTrim(before, now heapUse, passed time.Duration) bool {
+	quiet := float64(now.allocated-before.allocated) < heapQuiet*passed.Seconds()
+	return quiet && now.held > now.live+max(heapSlack, now.live/heapSlackPart)
+}
+
+// keepHeapSmall collects more often than Go would in a large heap, and gives memory back
+// to the host when there is no work: the runtime alone keeps twice what is alive. It leaves a process alone whose user has set GOGC or GOMEMLIMIT.
+func keepHeapSmall(ctx context.Context) {
+	if os.Getenv("GOGC") != "" || os.Getenv("GOMEMLIMIT") != "" {
+		return
+	}
+	before, at := readHeap(), time.Now()
+	percent := heapPercent(before.live)
+	defer debug.SetGCPercent(debug.SetGCPercent(percent))
+	ticker := time.NewTicker(heapLook)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		now := readHeap()
+		// Changing it stops the world for a moment.
+		if fresh := heapPercent(now.live); fresh > percent+percent/4 || fresh < percent-percent/4 {
+			percent = fresh
+			debug.SetGCPercent(percent)
+		}
+		if shouldTrim(before, now, time.Since(at)) {
+			debug.FreeOSMemory()
+			now = readHeap()
+		}
+		before, at = now, time.Now()
+	}
+}
+
+func readHeap() heapUse {
+	samples := []metrics.Sample{
+		{Name: "/gc/heap/live:bytes"},
+		{Name: "/memory/classes/heap/objects:bytes"},
+		{Name: "/memory/classes/heap/free:bytes"},
+		{Name: "/gc/heap/allocs:bytes"},
+	}
+	metrics.Read(samples)
+	value := func(i int) uint64 { return samples[i].Value.Uint64() }
+	return heapUse{live: value(0), held: value(1) + value(2), allocated: value(3)}
+}
