@@ -1,12 +1,14 @@
 package apiserver
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
 	"net/http"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apiextensions "k8s.io/apiextensions-apiserver/pkg/apiserver"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -16,19 +18,23 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/admission/plugin/namespace/lifecycle"
+	tokenunion "k8s.io/apiserver/pkg/authentication/token/union"
 	discoveryendpoint "k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
+	"k8s.io/apiserver/pkg/features"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	genericfilters "k8s.io/apiserver/pkg/server/filters"
 	"k8s.io/apiserver/pkg/server/healthz"
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/client-go/informers"
 	clientset "k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-	basecompatibility "k8s.io/component-base/compatibility"
 
+	"portico.dev/portico/internal/apiserver/admissionchain"
 	"portico.dev/portico/internal/apiserver/claims"
 	"portico.dev/portico/internal/apiserver/etcd"
 	"portico.dev/portico/internal/apiserver/noderestriction"
+	"portico.dev/portico/internal/apiserver/ownership"
 )
 
 // kubernetesVersion is the version of the API that is served: that of the k8s.io
@@ -48,9 +54,16 @@ const watchDrain = 2 * time.Second
 
 // assemble builds the servers from the end of their chain: custom resources, then
 // the built-in ones. What neither knows is answered 404.
-func (s *Server) assemble(rc registryConfig, check func(*http.Request) error) error {
+func (s *Server) assemble(ctx context.Context, rc registryConfig, check func(*http.Request) error) error {
+	// Each change would keep its own copy of the way to it in the cache's tree, for lists
+	// that are read in chunks: a sixth of the memory of many Services. Without, later
+	// chunks are read from the store, as before Kubernetes 1.34.
+	if err := utilfeature.DefaultMutableFeatureGate.SetFromMap(map[string]bool{string(features.ListFromCacheSnapshot): false}); err != nil {
+		return fmt.Errorf("set up the watch caches: %w", err)
+	}
 	scheme := newScheme()
 	codecs := serializer.NewCodecFactory(scheme)
+	services := storedServices(rc.claims, "services/specs", storageCodec(scheme, codecs, corev1.SchemeGroupVersion))
 	options := &etcd.Options{
 		Source: s.config.Store,
 		Codec: func(gr schema.GroupResource) runtime.Codec {
@@ -58,12 +71,16 @@ func (s *Server) assemble(rc registryConfig, check func(*http.Request) error) er
 		},
 		Wraps: map[schema.GroupResource]etcd.Wrap{
 			{Resource: "services"}:                                      claims.Wrap(servicePolicy(rc.pools, rc.mirror), s.config.Logger),
+			{Group: "networking.k8s.io", Resource: "servicecidrs"}:      claims.Wrap(serviceCIDRPolicy(rc.pools, rc.mirror), s.config.Logger),
+			{Group: "networking.k8s.io", Resource: "ipaddresses"}:       claims.Wrap(ipAddressPolicy(services, rc.pools), s.config.Logger),
 			{Group: "kubevirt.io", Resource: "virtualmachines"}:         claims.Wrap(guestPolicy(rc.guests, rc.mirror), s.config.Logger),
 			{Group: "kubevirt.io", Resource: "virtualmachineinstances"}: claims.Wrap(guestPolicy(rc.guests, rc.mirror), s.config.Logger),
 		},
 		Keys: map[schema.GroupResource]string{
 			{Resource: "services"}: "services/specs", {Resource: "endpoints"}: "services/endpoints", {Resource: "nodes"}: "minions",
+			{Resource: "replicationcontrollers"}: "controllers",
 		},
+		Uncached: uncached,
 	}
 	sec, err := newSecurity(s.config.SigningKey, s.config.ClusterDomain)
 	if err != nil {
@@ -84,7 +101,11 @@ func (s *Server) assemble(rc registryConfig, check func(*http.Request) error) er
 	if err != nil {
 		return err
 	}
-	config.AdmissionControl = admission.NewChainHandler(lifecycle, noderestriction.Plugin{})
+	rc.resolver = &admissionchain.Resolver{}
+	rc.owners = &ownership.Plugin{Decides: sec.decides}
+	if err := s.useAdmission(ctx, config, kube, rc, lifecycle, noderestriction.Plugin{}, rc.owners); err != nil {
+		return err
+	}
 	followed, err := sec.rules.Follow(config.SharedInformerFactory)
 	if err != nil {
 		return err
@@ -100,11 +121,18 @@ func (s *Server) assemble(rc registryConfig, check func(*http.Request) error) er
 	if err := install(main, config, scheme, codecs, options, rc); err != nil {
 		return err
 	}
+	serveSnapshots(main, codecs, s.config.Snapshot, s.config.Logger)
 	main.ShutdownTimeout = shutdownTimeout
-	installOpenAPI(main, custom, config)
+	if err := installOpenAPI(main, custom, config); err != nil {
+		return err
+	}
 	if err := sec.bootstrapRBAC(main, kube, followed); err != nil {
 		return fmt.Errorf("prepare the default roles: %w", err)
 	}
+	if err := bootstrapServiceCIDR(main, kube, s.config.ServiceCIDRs, s.config.Logger); err != nil {
+		return fmt.Errorf("prepare the default ServiceCIDR: %w", err)
+	}
+	s.ledger = claims.NewLedger(rc.claims, options.Folder)
 	main.AddPostStartHookOrDie("start-informers", func(hook genericapiserver.PostStartHookContext) error {
 		config.SharedInformerFactory.Start(hook.Done())
 		return nil
@@ -116,13 +144,13 @@ func (s *Server) assemble(rc registryConfig, check func(*http.Request) error) er
 // genericConfig is what both servers share.
 func (s *Server) genericConfig(scheme *runtime.Scheme, codecs serializer.CodecFactory, sec *security, check func(*http.Request) error) (*genericapiserver.RecommendedConfig, error) {
 	config := genericapiserver.NewRecommendedConfig(codecs)
-	config.EffectiveVersion = basecompatibility.NewEffectiveVersionFromString(kubernetesVersion, "", "")
+	config.EffectiveVersion = newServedVersion()
 	config.MaxRequestBodyBytes = maxBodyBytes
 	config.MinRequestTimeout = int(minRequestTimeout.Seconds())
-	config.EnableProfiling = false
+	config.EnableProfiling = s.config.Profiling
 	config.ShutdownWatchTerminationGracePeriod = watchDrain
 	config.AggregatedDiscoveryGroupManager = discoveryendpoint.NewResourceManager("apis")
-	config.LongRunningFunc = genericfilters.BasicLongRunningRequestCheck(sets.NewString("watch"), sets.NewString("console"))
+	config.LongRunningFunc = longRunning(genericfilters.BasicLongRunningRequestCheck(sets.NewString("watch"), sets.NewString("console", "proxy")))
 	config.SecureServing = &genericapiserver.SecureServingInfo{Listener: s.config.Listener, Cert: s.config.Serving}
 	ca, err := dynamiccertificates.NewStaticCAContent("portico-ca", s.config.Authority.PEM())
 	if err != nil {
@@ -132,11 +160,15 @@ func (s *Server) genericConfig(scheme *runtime.Scheme, codecs serializer.CodecFa
 	if err := s.loopbackConfig(config); err != nil {
 		return nil, err
 	}
-	config.Authentication.Authenticator = newAuthenticator(s.config.Authority.Pool(), sec.issuer)
+	config.Authentication.Authenticator = newAuthenticator(s.config.Authority.Pool(), tokenunion.New(&s.process, sec.issuer))
 	config.Authentication.APIAudiences = sec.issuer.Audiences()
 	config.Authorization.Authorizer, config.RuleResolver = sec.decides, sec.rules
+	limits := s.config.Limits.withDefaults()
+	limits.use(&config.Config)
 	config.BuildHandlerChainFunc = func(handler http.Handler, c *genericapiserver.Config) http.Handler {
-		return genericapiserver.DefaultBuildHandlerChain(withWarnings(handler, maxBodyBytes), c)
+		handler = admissionchain.WithRefunds(handler, s.config.Logger)
+		handler = withGroups(handler, c.AggregatedDiscoveryGroupManager, c.DiscoveryAddresses, c.Serializer)
+		return genericapiserver.DefaultBuildHandlerChain(limits.limit(withLocalProfiles(withWarnings(handler, maxBodyBytes)), c.LongRunningFunc), c)
 	}
 	if s.config.Audit != nil {
 		useAudit(&config.Config, s.config.Audit)

@@ -22,7 +22,7 @@ func TestDefinitionsOutliveARestart(t *testing.T) {
 	const pools = "/apis/example.dev/v1/namespaces/default/pools"
 	expect := func(what string, code int, try func() answer) {
 		t.Helper()
-		eventually(t, what, func() error {
+		apitest.Eventually(t, what, func() error {
 			if a := try(); a.code != code {
 				return fmt.Errorf("%d: %s", a.code, a.body)
 			}

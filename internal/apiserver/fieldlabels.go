@@ -4,7 +4,10 @@ import (
 	"fmt"
 	"slices"
 
+	batchv1 "k8s.io/api/batch/v1"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
@@ -27,7 +30,10 @@ var fieldLabels = map[schema.GroupVersionKind][]string{
 		"involvedObject.apiVersion", "involvedObject.resourceVersion", "involvedObject.fieldPath",
 		"reason", "reportingComponent", "source", "type",
 	},
-	kubevirtv1.GroupVersion.WithKind("VirtualMachineInstance"): {"status.phase", "status.nodeName"},
+	batchv1.SchemeGroupVersion.WithKind("Job"):                              {"status.successful"},
+	certificatesv1.SchemeGroupVersion.WithKind("CertificateSigningRequest"): {"spec.signerName"},
+	resourcev1.SchemeGroupVersion.WithKind("ResourceSlice"):                 {"spec.nodeName", "spec.driver"},
+	kubevirtv1.GroupVersion.WithKind("VirtualMachineInstance"):              {"status.phase", "status.nodeName"},
 }
 
 func addFieldLabels(s *runtime.Scheme) {

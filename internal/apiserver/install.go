@@ -2,17 +2,26 @@ package apiserver
 
 import (
 	"fmt"
+	"net/netip"
 
 	"go.etcd.io/etcd/client/v3/kubernetes"
+	admissionv1 "k8s.io/api/admissionregistration/v1"
+	appsv1 "k8s.io/api/apps/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
+	batchv1 "k8s.io/api/batch/v1"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	nodev1 "k8s.io/api/node/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	resourcev1 "k8s.io/api/resource/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
@@ -21,7 +30,9 @@ import (
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
+	"portico.dev/portico/internal/apiserver/admissionchain"
 	"portico.dev/portico/internal/apiserver/claims"
+	"portico.dev/portico/internal/apiserver/ownership"
 	"portico.dev/portico/internal/core/ipam"
 	"portico.dev/portico/internal/core/machine"
 	"portico.dev/portico/internal/core/service"
@@ -32,11 +43,17 @@ type registryConfig struct {
 	cluster service.Cluster
 	pools   *ipam.Pools
 	guests  *ipam.GuestRange
-	mirror  *claims.Mirror
-	claims  *kubernetes.Client // reads them, for dry runs
-	doors   Doors
+	// guestRanges are the prefixes of guests.
+	guestRanges []netip.Prefix
+	mirror      *claims.Mirror
+	claims      *kubernetes.Client // reads them, for dry runs
+	doors       Doors
 	// security is asked by what gives rights away.
 	security *security
+	// resolver finds webhooks in the registries.
+	resolver *admissionchain.Resolver
+	// owners reads owners from the registries.
+	owners *ownership.Plugin
 }
 
 // storages collects the REST storage of each group.
@@ -78,6 +95,12 @@ func install(server *genericapiserver.GenericAPIServer, config *genericapiserver
 		func() error { _, _, err := add(s, scheme, options, endpointSliceKind()); return err },
 		func() error { _, _, err := add(s, scheme, options, leaseKind()); return err },
 		func() error { _, _, err := add(s, scheme, options, ipAddressKind()); return err },
+		func() error { _, _, err := add(s, scheme, options, serviceCIDRKind(rc.guestRanges)); return err },
+		func() error { return addNetworking(s, scheme, options) },
+		func() error { return addCluster(s, scheme, options) },
+		func() error { return addAdmission(s, scheme, options) },
+		func() error { _, _, err := add(s, scheme, options, quotaKind()); return err },
+		func() error { return addProxies(s) },
 	} {
 		if err := build(); err != nil {
 			return err
@@ -87,14 +110,30 @@ func install(server *genericapiserver.GenericAPIServer, config *genericapiserver
 	if err := server.InstallLegacyAPIGroup(genericapiserver.DefaultLegacyAPIPrefix, core); err != nil {
 		return fmt.Errorf("serve the core group: %w", err)
 	}
+	if err := resolveWith(rc.resolver, s); err != nil {
+		return err
+	}
+	if err := readOwners(rc.owners, s); err != nil {
+		return err
+	}
+	// Installed together they share the models that server-side apply works with.
+	var groups []*genericapiserver.APIGroupInfo
 	for _, gv := range []schema.GroupVersion{
 		discoveryv1.SchemeGroupVersion, coordinationv1.SchemeGroupVersion, networkingv1.SchemeGroupVersion,
 		eventsv1.SchemeGroupVersion, rbacv1.SchemeGroupVersion,
 		authenticationv1.SchemeGroupVersion, authorizationv1.SchemeGroupVersion,
+		admissionv1.SchemeGroupVersion, appsv1.SchemeGroupVersion, batchv1.SchemeGroupVersion, certificatesv1.SchemeGroupVersion,
+		nodev1.SchemeGroupVersion, policyv1.SchemeGroupVersion, resourcev1.SchemeGroupVersion, schedulingv1.SchemeGroupVersion,
+		storagev1.SchemeGroupVersion,
 	} {
-		if err := server.InstallAPIGroup(groupInfo(scheme, codecs, gv, s)); err != nil {
-			return fmt.Errorf("serve %s: %w", gv, err)
-		}
+		groups = append(groups, groupInfo(scheme, codecs, gv, s))
+	}
+	if err := server.InstallAPIGroups(groups...); err != nil {
+		return fmt.Errorf("serve the other groups: %w", err)
+	}
+	// The server keeps each info for its end, and with it the models that nobody reads again.
+	for _, info := range append(groups, core) {
+		info.StaticOpenAPISpec = nil
 	}
 	for _, gv := range []schema.GroupVersion{kubevirtv1.GroupVersion, subresourcesGroupVersion} {
 		if err := installMachineGroup(server, config, scheme, codecs, gv, s[gv]); err != nil {
@@ -105,7 +144,8 @@ func install(server *genericapiserver.GenericAPIServer, config *genericapiserver
 }
 
 func groupInfo(scheme *runtime.Scheme, codecs serializer.CodecFactory, gv schema.GroupVersion, s storages) *genericapiserver.APIGroupInfo {
-	info := genericapiserver.NewDefaultAPIGroupInfo(gv.Group, scheme, metav1.ParameterCodec, codecs)
+	info := genericapiserver.NewDefaultAPIGroupInfo(gv.Group, scheme, runtime.NewParameterCodec(scheme), codecs)
+	info.NegotiatedSerializer = newCheckedSerializers(codecs)
 	info.PrioritizedVersions = []schema.GroupVersion{gv}
 	info.VersionedResourcesStorageMap[gv.Version] = s[gv]
 	return &info

@@ -206,11 +206,17 @@ func nodeKind() kind[*corev1.Node] {
 			afterAge: 1,
 			columns: []metav1.TableColumnDefinition{
 				column("Status", "Whether the node takes workloads."), column("Roles", "Roles from the node's labels."),
-				column("Version", "Version of the agent."), wide("Internal-IP", "Addresses inside the cluster."),
+				column("Version", "Version of the agent."), wide("Internal-IP", "Address inside the cluster."),
+				wide("External-IP", "Address outside the cluster."), wide("OS-Image", "The operating system."),
+				wide("Kernel-Version", "The kernel."), wide("Container-Runtime", "What runs the workloads."),
 				wide("Pod-CIDRs", "Ranges of the node's pods."),
 			},
 			row: func(n *corev1.Node) []any {
-				return []any{nodeStatus(n), nodeRoles(n), n.Status.NodeInfo.KubeletVersion, nodeInternalIPs(n), none(strings.Join(n.Spec.PodCIDRs, ","))}
+				info := n.Status.NodeInfo
+				return []any{
+					nodeStatus(n), nodeRoles(n), info.KubeletVersion, nodeAddress(n, corev1.NodeInternalIP), nodeAddress(n, corev1.NodeExternalIP),
+					unknown(info.OSImage), unknown(info.KernelVersion), unknown(info.ContainerRuntimeVersion), none(strings.Join(n.Spec.PodCIDRs, ",")),
+				}
 			},
 		},
 	}
@@ -243,14 +249,15 @@ func nodeRoles(n *corev1.Node) string {
 	return none(strings.Join(roles, ","))
 }
 
-func nodeInternalIPs(n *corev1.Node) string {
-	var ips []string
+// nodeAddress is the first of a type, as upstream prints it: scripts take the column
+// for one address.
+func nodeAddress(n *corev1.Node, kind corev1.NodeAddressType) string {
 	for _, a := range n.Status.Addresses {
-		if a.Type == corev1.NodeInternalIP {
-			ips = append(ips, a.Address)
+		if a.Type == kind {
+			return a.Address
 		}
 	}
-	return none(strings.Join(ips, ","))
+	return "<none>"
 }
 
 func eventKind() kind[*corev1.Event] {
@@ -288,12 +295,14 @@ func eventKind() kind[*corev1.Event] {
 			nameWide: true,
 			columns: []metav1.TableColumnDefinition{
 				column("Last Seen", "Time since it happened last."), column("Type", "Normal or Warning."),
-				column("Reason", "Why, in one word."), column("Object", "What it happened to."), column("Message", "What happened."),
+				column("Reason", "Why, in one word."), column("Object", "What it happened to."),
+				wide("Subobject", "The part of it."), wide("Source", "Who says so."), column("Message", "What happened."),
+				wide("First Seen", "Time since it happened first."), wide("Count", "How often it happened."),
 			},
 			row: func(e *corev1.Event) []any {
 				return []any{
-					age(eventTime(e)), e.Type, e.Reason,
-					strings.ToLower(e.InvolvedObject.Kind) + "/" + e.InvolvedObject.Name, strings.TrimSpace(e.Message),
+					age(eventTime(e)), e.Type, e.Reason, strings.ToLower(e.InvolvedObject.Kind) + "/" + e.InvolvedObject.Name,
+					e.InvolvedObject.FieldPath, eventSource(e), strings.TrimSpace(e.Message), age(eventStart(e)), eventCount(e),
 				}
 			},
 		},
@@ -308,6 +317,42 @@ func eventTime(e *corev1.Event) metav1.Time {
 		return e.LastTimestamp
 	}
 	return metav1.Time{Time: e.EventTime.Time}
+}
+
+func eventStart(e *corev1.Event) metav1.Time {
+	if !e.FirstTimestamp.IsZero() {
+		return e.FirstTimestamp
+	}
+	return metav1.Time{Time: e.EventTime.Time}
+}
+
+func eventCount(e *corev1.Event) string {
+	count := max(e.Count, 1)
+	if e.Series != nil {
+		count = e.Series.Count
+	}
+	return strconv.Itoa(int(count))
+}
+
+// eventSource names the component, and its host where that is known. The fields of
+// the older events API come first.
+func eventSource(e *corev1.Event) string {
+	source, host := e.Source.Component, e.Source.Host
+	if source == "" {
+		source, host = e.ReportingController, e.ReportingInstance
+	}
+	if host == "" {
+		return source
+	}
+	return source + ", " + host
+}
+
+// unknown is s, or what kubectl prints for what a node doesn't tell.
+func unknown(s string) string {
+	if s == "" {
+		return "<unknown>"
+	}
+	return s
 }
 
 // none is s, or what kubectl prints where there is nothing.

@@ -7,6 +7,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"portico.dev/portico/internal/apiserver/apitest"
 )
 
 // API-13: a namespace is Terminating, and takes nothing new, until somebody has
@@ -31,7 +33,7 @@ func TestNamespaceEndsInTwoSteps(t *testing.T) {
 	if err != nil || ns.Status.Phase != corev1.NamespaceTerminating || ns.DeletionTimestamp == nil {
 		t.Fatalf("got %v, %+v", err, ns)
 	}
-	eventually(t, "the refusal of new objects", func() error { // admission sees it by a watch
+	apitest.Eventually(t, "the refusal of new objects", func() error { // admission sees it by a watch
 		_, err := s.Kube.CoreV1().ConfigMaps("gone").Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{GenerateName: "late-"}}, metav1.CreateOptions{})
 		if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 			return nil

@@ -40,7 +40,7 @@ type table[T runtime.Object] struct {
 	columns  []metav1.TableColumnDefinition
 	row      func(T) []any
 	afterAge int  // how many columns, but wide ones, stand behind Age
-	nameWide bool // name and age are for -o wide only
+	nameWide bool // the name stands last, for -o wide only, and there is no age
 }
 
 // column is a column of the default width; wide ones are shown by -o wide.
@@ -142,7 +142,7 @@ func (s *statusStorage) Get(ctx context.Context, name string, options *metav1.Ge
 func (s *statusStorage) Update(ctx context.Context, name string, objInfo rest.UpdatedObjectInfo, createValidation rest.ValidateObjectFunc,
 	updateValidation rest.ValidateObjectUpdateFunc, _ bool, options *metav1.UpdateOptions,
 ) (runtime.Object, bool, error) {
-	return s.store.Update(ctx, name, objInfo, createValidation, updateValidation, false, options)
+	return s.store.Update(ctx, name, clientsChange{objInfo}, createValidation, updateValidation, false, options)
 }
 
 func (s *statusStorage) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
@@ -187,7 +187,7 @@ func (c tableConvertor[T]) columns() []metav1.TableColumnDefinition {
 	name := metav1.TableColumnDefinition{Name: "Name", Type: "string", Format: "name", Description: "Name of the " + c.singular + "."}
 	age := metav1.TableColumnDefinition{Name: "Age", Type: "string", Description: "Time since the creation."}
 	if c.table.nameWide {
-		name.Priority, age.Priority = 1, 1
+		name.Priority = 1
 	}
 	return arrange(c, name, age, c.table.columns)
 }
@@ -195,7 +195,7 @@ func (c tableConvertor[T]) columns() []metav1.TableColumnDefinition {
 // arrange puts name and age in their places among the rest.
 func arrange[T runtime.Object, E any](c tableConvertor[T], name, age E, rest []E) []E {
 	if c.table.nameWide {
-		return append(slices.Clone(rest), name, age)
+		return append(slices.Clone(rest), name)
 	}
 	n := c.normal() - c.table.afterAge
 	return slices.Concat([]E{name}, rest[:n], []E{age}, rest[n:])

@@ -1,14 +1,24 @@
 package apiserver
 
 import (
+	admissionv1 "k8s.io/api/admissionregistration/v1"
+	appsv1 "k8s.io/api/apps/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	batchv1 "k8s.io/api/batch/v1"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	nodev1 "k8s.io/api/node/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	resourcev1 "k8s.io/api/resource/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -17,6 +27,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"portico.dev/portico/internal/apiserver/proxy"
 )
 
 // subresourcesGroupVersion serves the verbs on machines that virtctl calls.
@@ -32,6 +44,8 @@ func newScheme() *runtime.Scheme {
 		corev1.AddToScheme, discoveryv1.AddToScheme, coordinationv1.AddToScheme,
 		networkingv1.AddToScheme, eventsv1.AddToScheme, kubevirtv1.AddToScheme,
 		rbacv1.AddToScheme, authenticationv1.AddToScheme, authorizationv1.AddToScheme,
+		admissionv1.AddToScheme, appsv1.AddToScheme, autoscalingv1.AddToScheme, batchv1.AddToScheme, certificatesv1.AddToScheme,
+		nodev1.AddToScheme, policyv1.AddToScheme, resourcev1.AddToScheme, schedulingv1.AddToScheme, storagev1.AddToScheme,
 	} {
 		utilruntime.Must(add(s))
 	}
@@ -50,8 +64,11 @@ func newScheme() *runtime.Scheme {
 	metav1.AddToGroupVersion(s, subresourcesGroupVersion)
 	addDefaults(s)
 	addRBACDefaults(s)
+	addClusterDefaults(s)
+	addAdmissionDefaults(s)
 	addFieldLabels(s)
 	addEventConversions(s)
+	utilruntime.Must(proxy.AddConversions(s))
 	return s
 }
 
@@ -64,6 +81,16 @@ var servedVersions = []schema.GroupVersion{
 	rbacv1.SchemeGroupVersion,
 	authenticationv1.SchemeGroupVersion,
 	authorizationv1.SchemeGroupVersion,
+	admissionv1.SchemeGroupVersion,
+	appsv1.SchemeGroupVersion,
+	autoscalingv1.SchemeGroupVersion, // only its Scale, a form of other groups' objects
+	batchv1.SchemeGroupVersion,
+	certificatesv1.SchemeGroupVersion,
+	nodev1.SchemeGroupVersion,
+	policyv1.SchemeGroupVersion,
+	resourcev1.SchemeGroupVersion,
+	schedulingv1.SchemeGroupVersion,
+	storagev1.SchemeGroupVersion,
 	kubevirtv1.GroupVersion,
 }
 

@@ -24,6 +24,7 @@ var storedKinds = []schema.GroupVersionKind{
 	{Group: "discovery.k8s.io", Version: "v1", Kind: "EndpointSlice"},
 	{Group: "coordination.k8s.io", Version: "v1", Kind: "Lease"},
 	{Group: "networking.k8s.io", Version: "v1", Kind: "IPAddress"},
+	{Group: "networking.k8s.io", Version: "v1", Kind: "ServiceCIDR"},
 	kubevirtv1.GroupVersion.WithKind("VirtualMachine"), kubevirtv1.GroupVersion.WithKind("VirtualMachineInstance"),
 }
 

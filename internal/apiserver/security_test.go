@@ -98,7 +98,7 @@ func bind(t testing.TB, s *apitest.Server, user, role, namespace string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the binding counts", func() error {
+	apitest.Eventually(t, "the binding counts", func() error {
 		if !mayRead(t, s, user, namespace) {
 			return errors.New("not yet")
 		}
@@ -146,7 +146,7 @@ func TestDefaultRoles(t *testing.T) {
 	if err := s.Kube.RbacV1().RoleBindings("default").Delete(ctx, "jane-view", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the right ends", func() error {
+	apitest.Eventually(t, "the right ends", func() error {
 		if mayRead(t, s, "jane", "default") {
 			return errors.New("not yet")
 		}
@@ -406,7 +406,7 @@ func TestTokens(t *testing.T) {
 		t.Fatal(err)
 	}
 	makeAccount(t, s, "robot")
-	eventually(t, "the token ends with its account", func() error {
+	apitest.Eventually(t, "the token ends with its account", func() error {
 		if _, err := robot.CoreV1().Services("default").List(ctx, list); !apierrors.IsUnauthorized(err) {
 			return fmt.Errorf("got %v, want 401", err)
 		}
@@ -467,7 +467,7 @@ func TestBoundTokens(t *testing.T) {
 	if err := s.Kube.CoreV1().Pods("default").Delete(ctx, "mine", metav1.DeleteOptions{GracePeriodSeconds: &now}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the token ends with its pod", func() error {
+	apitest.Eventually(t, "the token ends with its pod", func() error {
 		if _, err := robot.Discovery().ServerVersion(); err != nil {
 			return err // that one is open to everybody
 		}

@@ -12,12 +12,16 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/client/v3/kubernetes"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apiserver/pkg/authentication/user"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/client-go/rest"
 
+	"portico.dev/portico/internal/apiserver/admissionchain"
 	"portico.dev/portico/internal/apiserver/certs"
 	"portico.dev/portico/internal/apiserver/claims"
 	"portico.dev/portico/internal/apiserver/etcd"
+	"portico.dev/portico/internal/apiserver/tokens"
 	"portico.dev/portico/internal/core/ipam"
 	"portico.dev/portico/internal/core/service"
 )
@@ -36,8 +40,12 @@ type Config struct {
 	ClusterDomain string
 	Doors         Doors     // nil: guests' consoles can't be reached
 	Audit         io.Writer // notes who wrote what; nil: nothing is noted
-	Logger        *slog.Logger
-	Version       string // Portico's own
+	Profiling     bool      // /debug/pprof/ for clients on this host who may read it
+	// Snapshot writes a snapshot of the store; nil: there are none to be had here.
+	Snapshot func(context.Context, io.Writer) error
+	Limits   Limits
+	Logger   *slog.Logger
+	Version  string // Portico's own
 }
 
 // Server is an API server that is ready to run.
@@ -45,8 +53,12 @@ type Server struct {
 	config   Config
 	generic  *genericapiserver.GenericAPIServer
 	loopback *rest.Config
+	local    *localTransport
 	serving  *genericapiserver.SecureServingInfo
-	mirror   *claims.Mirror // of the claims, for the allocators
+	mirror   *claims.Mirror        // of the claims, for the allocators
+	hooks    *admissionchain.Hooks // nil until assembled
+	ledger   *claims.Ledger
+	process  tokens.Process // of this process's parts that act as somebody
 	stop     context.CancelFunc
 }
 
@@ -54,19 +66,20 @@ type Server struct {
 // ctx ends what it started.
 func New(ctx context.Context, config Config) (*Server, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	s := &Server{config: config, stop: cancel}
+	s := &Server{config: config, stop: cancel, local: newLocalTransport()}
 	if err := s.build(ctx); err != nil {
 		cancel()
 		if s.mirror != nil {
 			s.mirror.Wait()
 		}
+		s.hooks.Wait()
 		return nil, err
 	}
 	return s, nil
 }
 
 func (s *Server) build(ctx context.Context) error {
-	pools, guests, err := newPools(s.config)
+	pools, families, guests, err := newPools(s.config)
 	if err != nil {
 		return err
 	}
@@ -80,43 +93,78 @@ func (s *Server) build(ctx context.Context) error {
 	if s.mirror, err = claims.StartMirror(ctx, client, pools, newGuestHints(guests)); err != nil {
 		return err
 	}
-	return s.assemble(registryConfig{
-		cluster: service.Cluster{Families: pools.Families()}, pools: pools, guests: guests, doors: s.config.Doors,
+	return s.assemble(ctx, registryConfig{
+		cluster: service.Cluster{Families: families}, pools: pools, guests: guests, guestRanges: s.config.GuestCIDRs, doors: s.config.Doors,
 		mirror: s.mirror, claims: client,
 	}, storeCheck(client))
 }
 
-func newPools(c Config) (*ipam.Pools, *ipam.GuestRange, error) {
+// newPools makes pools without ranges of addresses, which ServiceCIDR objects bring. The
+// configured ones, of which the default object is made, are checked here and give the
+// cluster's families.
+func newPools(c Config) (*ipam.Pools, []corev1.IPFamily, *ipam.GuestRange, error) {
 	ports, err := ipam.NewPortRange(c.NodePortFirst, c.NodePortLast, nil)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	var ranges []*ipam.Range
 	for _, prefix := range c.ServiceCIDRs {
 		r, err := ipam.NewRange(prefix, nil)
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, nil, err
+		}
+		for _, guest := range c.GuestCIDRs {
+			if prefix.Overlaps(guest) {
+				return nil, nil, nil, fmt.Errorf("service range %s overlaps with %s, from which virtual machines get their addresses; choose another", prefix, guest)
+			}
 		}
 		ranges = append(ranges, r)
 	}
-	pools, err := ipam.NewPools(ports, ranges...)
+	configured, err := ipam.NewPools(ports, ranges...)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
+	}
+	families := configured.Families()
+	if len(families) == 0 || len(ranges) > len(families) {
+		return nil, nil, nil, fmt.Errorf("service ranges: one is needed, or one of each family, got %v", c.ServiceCIDRs)
+	}
+	pools, err := ipam.NewPools(ports)
+	if err != nil {
+		return nil, nil, nil, err
 	}
 	guests, err := ipam.NewGuestRange(c.GuestCIDRs...)
-	return pools, guests, err
+	return pools, families, guests, err
 }
+
+// Claims are the stored claims on addresses and ports, for the controller that checks
+// them.
+func (s *Server) Claims() *claims.Ledger { return s.ledger }
 
 // LoopbackConfig is how parts of this process call the server.
 func (s *Server) LoopbackConfig() *rest.Config { return rest.CopyConfig(s.loopback) }
+
+// ConfigAs is how a part of this process calls the server as a user, with that user's
+// rights.
+func (s *Server) ConfigAs(name string, groups ...string) (*rest.Config, error) {
+	token, err := s.process.Issue(&user.DefaultInfo{Name: name, Groups: groups})
+	if err != nil {
+		return nil, err
+	}
+	config := s.LocalConfig()
+	config.BearerToken = token
+	return config, nil
+}
 
 // Run serves until ctx ends and requests under way are answered.
 func (s *Server) Run(ctx context.Context) error {
 	defer func() {
 		s.stop()
 		s.mirror.Wait()
+		s.hooks.Wait()
 	}()
-	if err := s.generic.PrepareRun().RunWithContext(ctx); err != nil {
+	prepared := s.generic.PrepareRun()
+	s.local.serve(s.generic.Handler)
+	if err := prepared.RunWithContext(ctx); err != nil {
 		return fmt.Errorf("run the API server: %w", err)
 	}
 	return nil

@@ -23,9 +23,9 @@ func TestTables(t *testing.T) {
 		"/api/v1/namespaces/default/services": `Name Type Cluster-IP External-IP Port(s) Age (Selector)
 lb LoadBalancer 10.96.0.21 <pending> 53:30001/UDP AGE <none>
 web NodePort 10.96.0.20 <none> 80:30000/TCP AGE a=b`,
-		"/api/v1/nodes/node-a":               "Name Status Roles Age Version (Internal-IP) (Pod-CIDRs)\nnode-a Ready edge AGE  <none> <none>",
+		"/api/v1/nodes/node-a":               "Name Status Roles Age Version (Internal-IP) (External-IP) (OS-Image) (Kernel-Version) (Container-Runtime) (Pod-CIDRs)\nnode-a Ready edge AGE  <none> <none> <unknown> <unknown> <unknown> <none>",
 		"/api/v1/namespaces":                 "Name Status Age\ndefault Active AGE",
-		"/api/v1/namespaces/default/events":  "Last Seen Type Reason Object Message (Name) (Age)\n<unknown> Normal R pod/p m e AGE",
+		"/api/v1/namespaces/default/events":  "Last Seen Type Reason Object (Subobject) (Source) Message (First Seen) (Count) (Name)\n<unknown> Normal R pod/p   m <unknown> 1 e",
 		"/api/v1/namespaces/default/pods":    "Name Ready Status Restarts Age (IP) (Node) (Nominated Node) (Readiness Gates)",
 		vmsPath:                              "Name Age Status Ready\nguest AGE Stopped False",
 		"/api/v1/namespaces/default/secrets": "Name Type Data Age",

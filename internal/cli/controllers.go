@@ -14,6 +14,7 @@ import (
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 
 	"portico.dev/portico/internal/controllers"
+	"portico.dev/portico/internal/controllers/addresses"
 	"portico.dev/portico/internal/controllers/caches"
 	"portico.dev/portico/internal/controllers/clusterroles"
 	"portico.dev/portico/internal/controllers/endpoints"
@@ -22,14 +23,17 @@ import (
 	"portico.dev/portico/internal/controllers/machines"
 	"portico.dev/portico/internal/controllers/namespaces"
 	"portico.dev/portico/internal/controllers/nodes"
+	"portico.dev/portico/internal/controllers/quota"
+	"portico.dev/portico/internal/controllers/rootca"
 	"portico.dev/portico/internal/controllers/scheduling"
 	"portico.dev/portico/internal/controllers/serviceaccounts"
 	"portico.dev/portico/internal/controllers/system"
 	"portico.dev/portico/internal/kubevirt"
 )
 
-// runControllers runs every controller while this process holds their Lease.
-func runControllers(ctx context.Context, config *rest.Config, o *options, log *slog.Logger) error {
+// runControllers runs every controller while this process holds their Lease. claims are
+// those of the API server's store, ca is its authority's certificate.
+func runControllers(ctx context.Context, config *rest.Config, claims addresses.Claims, ca []byte, o *options, log *slog.Logger) error {
 	kube, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return fmt.Errorf("make the controllers' client: %w", err)
@@ -64,6 +68,18 @@ func runControllers(ctx context.Context, config *rest.Config, o *options, log *s
 			}},
 			{Name: "serviceaccounts", Run: func(ctx context.Context) error {
 				return serviceaccounts.Run(ctx, serviceaccounts.Deps{Client: kube, Caches: shared, Log: log})
+			}},
+			{Name: "addresses", Run: func(ctx context.Context) error {
+				return addresses.Run(ctx, addresses.Deps{
+					Client: kube, Caches: shared, Machines: vms, Claims: claims, Recorder: recorder, Log: log,
+					Default: o.services, NodePortFirst: o.firstPort, NodePortLast: o.lastPort,
+				})
+			}},
+			{Name: "quota", Run: func(ctx context.Context) error {
+				return quota.Run(ctx, quota.Deps{Client: kube, Caches: shared, Metadata: meta, Discovery: kube.Discovery(), Log: log})
+			}},
+			{Name: "rootca", Run: func(ctx context.Context) error {
+				return rootca.Run(ctx, rootca.Deps{Client: kube, Caches: shared, CA: ca, Log: log})
 			}},
 			{Name: "clusterroles", Run: func(ctx context.Context) error {
 				return clusterroles.Run(ctx, clusterroles.Deps{Client: kube, Caches: shared, Log: log})

@@ -22,7 +22,7 @@ const (
 )
 
 // dataEntries are what Portico keeps in a data directory. Nothing else there is its.
-var dataEntries = []string{"etcd", "pki", "images", "guests", "node", kubeconfigFile, kubeconfigFile + ".new", runFile, runFile + ".new", lockFile}
+var dataEntries = []string{"etcd", "etcd.restoring", "pki", "images", "guests", "node", kubeconfigFile, kubeconfigFile + ".new", runFile, runFile + ".new", lockFile}
 
 // prepareDataDir makes the folder and takes the lock that a second instance finds.
 // A run that stored nothing leaves nothing: release removes what was made here and

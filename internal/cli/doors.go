@@ -32,18 +32,14 @@ func newDoors() *doors { return &doors{} }
 
 // use gives the doors what they need once the API answers.
 func (d *doors) use(kube kubernetes.Interface, authority *certs.Authority) error {
-	cert, key, err := authority.Client(apiServerName)
+	leaf, err := authority.ClientLeaf(apiServerName)
 	if err != nil {
 		return err
-	}
-	pair, err := tls.X509KeyPair(cert, key)
-	if err != nil {
-		return fmt.Errorf("use the certificate towards nodes' doors: %w", err)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.kube = kube
-	d.config = &tls.Config{Certificates: []tls.Certificate{pair}, RootCAs: authority.Pool(), MinVersion: tls.VersionTLS13}
+	d.config = &tls.Config{GetClientCertificate: leaf.GetClientCertificate, RootCAs: authority.Pool(), MinVersion: tls.VersionTLS13}
 	return nil
 }
 

@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"crypto/tls"
-	"fmt"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -47,20 +46,15 @@ func (d *doorway) follow(addrs []netip.Addr) error {
 	return nil
 }
 
-// openAt gives each address a certificate of its own: what is issued once isn't
-// changed.
+// openAt gives each address a certificate of its own, which renews itself.
 func (d *doorway) openAt(a netip.Addr) error {
-	cert, key, err := d.authority.Server("system:node:"+d.node, []string{d.node}, []netip.Addr{a})
+	leaf, err := d.authority.ServerLeaf("system:node:"+d.node, []string{d.node}, []netip.Addr{a})
 	if err != nil {
 		return err
 	}
-	pair, err := tls.X509KeyPair(cert, key)
-	if err != nil {
-		return fmt.Errorf("use the certificate of the node's door: %w", err)
-	}
 	server, err := door.New(door.Config{
 		TLS: &tls.Config{
-			Certificates: []tls.Certificate{pair}, ClientCAs: d.authority.Pool(),
+			GetCertificate: leaf.GetCertificate, ClientCAs: d.authority.Pool(),
 			ClientAuth: tls.RequireAndVerifyClientCert, MinVersion: tls.VersionTLS13,
 		},
 		Allow: door.AllowNames(apiServerName), Source: d.source, Log: d.log,

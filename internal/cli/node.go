@@ -17,6 +17,7 @@ import (
 	"portico.dev/portico/internal/apiserver/certs"
 	"portico.dev/portico/internal/core/records"
 	"portico.dev/portico/internal/dataplane"
+	"portico.dev/portico/internal/dataplane/healthcheck"
 	"portico.dev/portico/internal/dataplane/nftables"
 	"portico.dev/portico/internal/dns"
 	"portico.dev/portico/internal/node"
@@ -67,7 +68,8 @@ type nodeRun struct {
 	kube      kubernetes.Interface
 	addresses routes.Addresses
 	network   *routes.Network
-	plane     *dataplane.Plane // nil with --dataplane none
+	plane     *dataplane.Plane    // nil with --dataplane none
+	checks    *healthcheck.Server // nil likewise
 	names     *dns.Server
 	node      *node.Node
 	door      *doorway // nil: none
@@ -178,21 +180,24 @@ func (n *nodeRun) startServices() (err error) {
 	var consumers []agent.Consumer
 	if n.o.dataplane != "none" {
 		backend, err := nftables.New(nftables.Config{
-			ServiceRanges: n.o.services, WorkloadRanges: ranges, HairpinSources: n.own(), Logger: n.log,
+			WorkloadRanges: ranges, HairpinSources: n.own(), Logger: n.log,
 		})
 		if err != nil {
 			return fmt.Errorf("open the nftables data plane: %w", err)
 		}
-		n.plane = dataplane.New(backend, dataplane.Options{Logger: n.log, NodeAddresses: n.addresses.All()})
+		n.plane = dataplane.New(backend, dataplane.Options{Logger: n.log, NodeAddresses: n.addresses.All(), ServiceRanges: n.o.services})
 		consumers = append(consumers, n.plane)
 		n.start("data plane", func(ctx context.Context) error {
 			defer backend.Close() //nolint:errcheck // rules stay; only sockets are closed
 			return n.plane.Run(ctx)
 		})
+		n.checks = healthcheck.New(healthcheck.Options{Addresses: n.addresses.All(), Healthy: n.plane.Healthy, Logger: n.log})
+		consumers = append(consumers, n.checks)
+		n.start("health check node ports", n.checks.Run)
 	}
 	own := prefixes(append(n.own(), n.addresses.All()...))
 	n.names, err = dns.New(dns.Config{
-		Zone: n.o.clusterDomain, Reverse: append(append([]netip.Prefix{}, n.o.services...), ranges...), Pods: records.PodsBySpelling,
+		Zone: n.o.clusterDomain, Services: n.o.services, Workloads: ranges, Pods: records.PodsBySpelling,
 		AllowFrom: append(own, ranges...), ResolvConf: "/etc/resolv.conf", Logger: n.log,
 	})
 	if err != nil {
@@ -209,9 +214,20 @@ func (n *nodeRun) startServices() (err error) {
 	n.start("DNS", func(ctx context.Context) error { return n.names.Serve(ctx, udp, tcp) })
 	consumers = append(consumers, n.names)
 	n.start("watches", func(ctx context.Context) error {
-		return agent.Run(ctx, n.kube, n.o.nodeName, n.log, consumers...)
+		services := agent.Ranges{Default: n.o.services, To: n.setServiceRanges}
+		return agent.Run(ctx, n.kube, n.o.nodeName, n.log, services, consumers...)
 	})
 	return nil
+}
+
+// setServiceRanges has all that knows the ranges of cluster IPs follow. What the host
+// itself uses stays the host's, for the rules too: they would drop its packets.
+func (n *nodeRun) setServiceRanges(ranges []netip.Prefix) {
+	ranges = n.network.SetServices(ranges)
+	if n.plane != nil {
+		n.plane.SetServiceRanges(ranges)
+	}
+	n.names.SetServiceRanges(ranges)
 }
 
 func prefixes(addrs []netip.Addr) []netip.Prefix {
@@ -230,6 +246,7 @@ func (n *nodeRun) startRegistration(reg *register.Registration) {
 		return routes.WatchPrimary(ctx, n.o.nodeIPs, n.log, func(a routes.Addresses) {
 			if n.plane != nil {
 				n.plane.SetNodeAddresses(a.All())
+				n.checks.SetAddresses(a.All())
 			}
 			if n.door != nil {
 				if err := n.door.follow(a.All()); err != nil {

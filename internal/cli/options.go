@@ -9,12 +9,14 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/yaml"
 
+	"portico.dev/portico/internal/apiserver"
 	"portico.dev/portico/internal/core/ipam"
 	"portico.dev/portico/internal/routes"
 )
@@ -33,7 +35,10 @@ type options struct {
 	dataplane, vm, nodeName, nodeIP, group string
 	kubeconfig                             string // of `portico agent`
 	auditLog                               string
+	limits                                 apiserver.Limits
 	noAgent                                bool
+	profiling                              bool
+	etcd                                   etcdOptions
 
 	// parsed by complete
 	services, cluster, guests []netip.Prefix
@@ -62,8 +67,13 @@ func (o *options) serverFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.listen, "listen", "127.0.0.1:6443", "`address` where people reach the API")
 	f.StringVar(&o.advertise, "advertise-address", "", "further `addresses` of this host where the API listens, for other hosts")
 	f.StringVar(&o.nodePortRange, "node-port-range", "30000-32767", "`range` of node ports")
+	f.IntVar(&o.limits.ReadOnly, "max-requests-inflight", apiserver.DefaultReadOnly, "`number` of reading requests at once; one more is answered 429")
+	f.IntVar(&o.limits.Mutating, "max-mutating-requests-inflight", apiserver.DefaultMutating, "`number` of writing requests at once; one more is answered 429")
+	f.DurationVar(&o.limits.Request, "request-timeout", apiserver.DefaultRequest, "`time` that a request may take, watches and consoles apart")
 	f.StringVar(&o.auditLog, "audit-log", "", "`file` that notes who wrote what, as JSON; rotated at 100 MB (default: none)")
+	o.etcd.flags(f)
 	f.BoolVar(&o.noAgent, "no-agent", false, "run the API and the controllers only; needs no privilege")
+	f.BoolVar(&o.profiling, "profiling", false, "serve Go's profiles at /debug/pprof/, to administrators on this host")
 }
 
 // readConfig fills flags that were not given from the configuration file.
@@ -249,7 +259,15 @@ func (o *options) completeServer() (err error) {
 	if err != nil {
 		return fmt.Errorf("--node-port-range: %w", err)
 	}
-	return nil
+	for flag, n := range map[string]int{"--max-requests-inflight": o.limits.ReadOnly, "--max-mutating-requests-inflight": o.limits.Mutating} {
+		if n < 1 {
+			return fmt.Errorf("%s %d lets no request in; give 1 or more", flag, n)
+		}
+	}
+	if o.limits.Request < time.Second {
+		return fmt.Errorf("--request-timeout %s ends every request; give 1s or more", o.limits.Request)
+	}
+	return o.etcd.complete()
 }
 
 func parseAddresses(flag, value string) ([]netip.Addr, error) {

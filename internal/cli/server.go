@@ -16,14 +16,13 @@ import (
 
 	"portico.dev/portico/internal/apiserver"
 	"portico.dev/portico/internal/apiserver/certs"
-	"portico.dev/portico/internal/apiserver/etcd"
 	"portico.dev/portico/internal/controllers/system"
 )
 
 // server is the API side of `portico up`.
 type server struct {
 	api       *apiserver.Server
-	store     *etcd.Embedded
+	store     store
 	authority *certs.Authority
 	serving   *certs.Serving
 	loopback  *rest.Config
@@ -73,19 +72,19 @@ func openServer(ctx context.Context, o *options, doors apiserver.Doors, log *slo
 	if s.serving, err = certs.NewServing(s.authority, servingNames(o), servingAddresses(o)); err != nil {
 		return nil, err
 	}
-	if s.store, err = etcd.StartEmbedded(ctx, filepath.Join(o.dataDir, "etcd"), log); err != nil {
+	if s.store, err = openStore(ctx, o, log); err != nil {
 		return nil, err
 	}
 	s.api, err = apiserver.New(ctx, apiserver.Config{
 		Store: s.store, Authority: s.authority, Serving: s.serving, SigningKey: key, Listener: listener,
 		ServiceCIDRs: o.services, GuestCIDRs: o.guests, NodePortFirst: o.firstPort, NodePortLast: o.lastPort,
 		ClusterDomain: o.clusterDomain, Doors: doors, Logger: log, Version: version(),
-		Audit: audit,
+		Audit: audit, Limits: o.limits, Profiling: o.profiling, Snapshot: snapshots(s.store, o.dataDir),
 	})
 	if err != nil {
 		return nil, err
 	}
-	s.loopback = s.api.LoopbackConfig()
+	s.loopback = s.api.LocalConfig()
 	if s.kube, err = kubernetes.NewForConfig(s.loopback); err != nil {
 		return nil, fmt.Errorf("make a client of the API: %w", err)
 	}

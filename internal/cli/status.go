@@ -140,6 +140,7 @@ func (r *statusRun) run(ctx context.Context) (err error) {
 	r.lookAtDataPlane()
 	r.lookAtGuests()
 	r.lookAtHost()
+	r.lookAtAuthority()
 	return nil
 }
 

@@ -10,8 +10,10 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"k8s.io/utils/clock"
 
 	"portico.dev/portico/internal/controllers/system"
+	"portico.dev/portico/internal/core/rbac"
 )
 
 func newUp() *cobra.Command {
@@ -83,6 +85,9 @@ func (u *upRun) run(ctx context.Context) error {
 		return err
 	}
 	defer s.close()
+	if text := authorityEnding(u.o.dataDir, s.authority.End(), time.Now()); text != "" {
+		u.log.Warn(text)
+	}
 	if err := u.o.writeRunRecord(); err != nil {
 		return err
 	}
@@ -122,11 +127,11 @@ func (u *upRun) work(ctx context.Context, s *server, doors *doors) error {
 	if err := system.Bootstrap(ctx, s.kube, u.o.services); err != nil {
 		return err
 	}
-	file, err := writeKubeconfig(u.o.dataDir, s.url, s.authority)
+	admin, err := newAdminFile(u.o.dataDir, s.url, s.authority)
 	if err != nil {
 		return err
 	}
-	u.log.Info("The API is ready", "url", s.url, "kubeconfig", file, "after", time.Since(u.begin).Round(time.Millisecond))
+	u.log.Info("The API is ready", "url", s.url, "kubeconfig", admin.file, "after", time.Since(u.begin).Round(time.Millisecond))
 	if err := doors.use(s.kube, s.authority); err != nil {
 		return err
 	}
@@ -135,6 +140,7 @@ func (u *upRun) work(ctx context.Context, s *server, doors *doors) error {
 	defer wg.Wait()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	wg.Go(func() { keepHeapSmall(ctx) })
 	start := func(name string, f func(context.Context) error) {
 		wg.Go(func() {
 			if err := f(ctx); err != nil && ctx.Err() == nil {
@@ -142,7 +148,13 @@ func (u *upRun) work(ctx context.Context, s *server, doors *doors) error {
 			}
 		})
 	}
-	start("controllers", func(ctx context.Context) error { return runControllers(ctx, s.loopback, u.o, u.log) })
+	start("administrator's kubeconfig", func(ctx context.Context) error { return admin.keep(ctx, clock.RealClock{}, u.log) })
+	if u.o.listenAddr.Addr().IsUnspecified() {
+		start("addresses of the API's certificate", func(ctx context.Context) error { return followHost(ctx, s.serving, u.log) })
+	}
+	start("controllers", func(ctx context.Context) error {
+		return runControllers(ctx, s.loopback, s.api.Claims(), s.authority.PEM(), u.o, u.log)
+	})
 	if u.o.noAgent {
 		start("API server's lease", func(ctx context.Context) error {
 			return system.Announce(ctx, s.kube, u.o.nodeName, apiEndpoints(u.o.advertised, s), u.log)
@@ -167,7 +179,12 @@ func apiEndpoints(addrs []netip.Addr, s *server) []netip.AddrPort {
 // runAgent is the node side, in the same process as the API server: guests reach
 // the API on the node's own address of the pod range.
 func (u *upRun) runAgent(ctx context.Context, s *server) error {
-	n := &nodeRun{o: u.o, config: s.loopback, log: u.log, authority: s.authority}
+	// As a node alone is: what it may is the role's of nodes, and its own objects'.
+	config, err := s.api.ConfigAs(rbac.NodeUserPrefix+u.o.nodeName, rbac.NodesGroup)
+	if err != nil {
+		return err
+	}
+	n := &nodeRun{o: u.o, config: config, log: u.log, authority: s.authority}
 	n.onNetwork = func(ctx context.Context, own []netip.Addr) error {
 		if err := s.serving.AddAddresses(own...); err != nil {
 			return err

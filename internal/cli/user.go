@@ -31,14 +31,14 @@ give system:masters, which needs none, to nobody.`,
   portico kubectl create rolebinding jane --clusterrole=edit --user=jane -n example-namespace
   portico user create system:node:b --group system:nodes --server https://192.0.2.10:6443`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			file, err := u.create(args[0])
+			file, end, err := u.create(args[0])
 			if err != nil {
 				return err
 			}
 			if slices.Contains(u.groups, adminGroup) {
 				fmt.Fprintf(cmd.ErrOrStderr(), "Warning: members of %s may do everything, and nobody can take that back for a year\n", adminGroup)
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s is the kubeconfig of %s until %s\n", file, args[0], time.Now().Add(certs.LeafLife).Format(time.DateOnly))
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s is the kubeconfig of %s until %s\n", file, args[0], end.Format(time.DateOnly))
 			return err
 		},
 	}
@@ -59,29 +59,29 @@ type newUserOptions struct {
 	groups                  []string
 }
 
-func (u *newUserOptions) create(name string) (file string, err error) {
+func (u *newUserOptions) create(name string) (file string, end time.Time, err error) {
 	if err := checkIdentity("the name", name); err != nil {
-		return "", err
+		return "", end, err
 	}
 	for _, g := range u.groups {
 		if err := checkIdentity("--group", g); err != nil {
-			return "", err
+			return "", end, err
 		}
 	}
 	server, err := u.serverURL()
 	if err != nil {
-		return "", err
+		return "", end, err
 	}
 	if file = u.output; file == "" {
 		file = strings.ReplaceAll(name, "/", "-") + ".kubeconfig"
 	}
 	authority, err := openAuthority(u.dataDir)
 	if err != nil {
-		return "", err
+		return "", end, err
 	}
 	cert, key, err := authority.Client(name, u.groups...)
 	if err != nil {
-		return "", err
+		return "", end, err
 	}
 	config := clientcmdapi.NewConfig()
 	config.Clusters[contextName] = &clientcmdapi.Cluster{Server: server, CertificateAuthorityData: authority.PEM()}
@@ -90,9 +90,9 @@ func (u *newUserOptions) create(name string) (file string, err error) {
 	config.CurrentContext = contextName
 	raw, err := clientcmd.Write(*config)
 	if err != nil {
-		return "", fmt.Errorf("encode the kubeconfig: %w", err)
+		return "", end, fmt.Errorf("encode the kubeconfig: %w", err)
 	}
-	return file, newFile(file, raw)
+	return file, authority.LeafEnd(), newFile(file, raw)
 }
 
 // newFile writes a file that isn't there yet, for its owner alone.
