@@ -32,8 +32,8 @@ type heapUse struct {
 	allocated uint64 // ever
 }
 
-// heapPercent is the GOGC for a heap with that much alive. The
-// least percentage bounds what a full server spends on collections.
+// heapPercent is the GOGC for a heap with that much alive. The least percentage bounds
+// what a full server spends on collections.
 func heapPercent(live uint64) int {
 	const least, most = 30, 200
 	if live == 0 {
@@ -50,7 +50,8 @@ func shouldTrim(before, now heapUse, passed time.Duration) bool {
 }
 
 // keepHeapSmall collects more often than Go would in a large heap, and gives memory back
-// to the host when there is no work: the runtime alone keeps twice what is alive. It leaves a process alone whose user has set GOGC or GOMEMLIMIT.
+// to the host when there is no work: the runtime alone keeps twice what is alive. It
+// leaves a process alone whose user has set GOGC or GOMEMLIMIT.
 func keepHeapSmall(ctx context.Context) {
 	if os.Getenv("GOGC") != "" || os.Getenv("GOMEMLIMIT") != "" {
 		return
