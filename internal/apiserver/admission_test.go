@@ -111,7 +111,7 @@ func rule(group, resource, operation string) string {
 func inForce(t *testing.T, s *apitest.Server, path, body string, code int, part string) answer {
 	t.Helper()
 	var last answer
-	eventually(t, "the configuration in force: "+part, func() error {
+	apitest.Eventually(t, "the configuration in force: "+part, func() error {
 		last = ask(t, s, "POST", path+"?dryRun=All", body)
 		if last.code != code || !strings.Contains(last.body+strings.Join(last.warnings, "\n"), part) {
 			return fmt.Errorf("%d: %s", last.code, last.body)
@@ -149,7 +149,7 @@ func TestWebhooksByURL(t *testing.T) {
 	if after := deny.calls.Load(); after != before {
 		t.Errorf("the webhook was called %d times although its condition doesn't match", after-before)
 	}
-	eventually(t, "the custom resource", func() error {
+	apitest.Eventually(t, "the custom resource", func() error {
 		a := ask(t, s, "POST", "/apis/example.dev/v1/namespaces/default/pools", `{"apiVersion":"example.dev/v1","kind":"Pool","metadata":{"name":"bad"}}`)
 		if a.code != 403 {
 			return fmt.Errorf("%d: %s", a.code, a.body)

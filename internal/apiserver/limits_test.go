@@ -62,7 +62,7 @@ func TestTooManyAtOnce(t *testing.T) {
 		}
 		return resp, string(raw)
 	}
-	eventually(t, "429", func() error {
+	apitest.Eventually(t, "429", func() error {
 		resp, text := create()
 		if resp.StatusCode != http.StatusTooManyRequests {
 			return context.DeadlineExceeded
@@ -84,7 +84,7 @@ func TestTooManyAtOnce(t *testing.T) {
 	ask(t, s, "POST", configMaps, `{"metadata":{"name":"master"}}`).want(t, 201)
 	feed.Close()
 	<-occupied
-	eventually(t, "a free place", func() error {
+	apitest.Eventually(t, "a free place", func() error {
 		if resp, _ := create(); resp.StatusCode != 201 {
 			return context.DeadlineExceeded
 		}
@@ -155,7 +155,7 @@ func accountOf(t *testing.T, s *apitest.Server) *http.Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the account's rights", func() error {
+	apitest.Eventually(t, "the account's rights", func() error {
 		resp, err := client.Do(newRequest(t, s, "GET", configMaps, nil))
 		if err != nil {
 			return err

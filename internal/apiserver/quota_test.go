@@ -54,7 +54,7 @@ func limit(t testing.TB, s *apitest.Server, name string, hard map[corev1.Resourc
 	if _, err := s.Kube.CoreV1().ResourceQuotas("default").Create(context.Background(), q, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the quota's status", func() error {
+	apitest.Eventually(t, "the quota's status", func() error {
 		q, err := s.Kube.CoreV1().ResourceQuotas("default").Get(context.Background(), name, metav1.GetOptions{})
 		if err == nil && len(q.Status.Used) != len(hard) {
 			err = fmt.Errorf("used: %v", q.Status.Used)
@@ -62,7 +62,7 @@ func limit(t testing.TB, s *apitest.Server, name string, hard map[corev1.Resourc
 		return err
 	})
 	// Admission sees it by a watch of its own.
-	eventually(t, "the quota in force", func() error {
+	apitest.Eventually(t, "the quota in force", func() error {
 		if a := ask(t, s, "POST", "/api/v1/namespaces/default/services?dryRun=All", manyPorts); a.code != 403 {
 			return fmt.Errorf("%d: %s", a.code, a.body)
 		}
@@ -91,7 +91,7 @@ func used(t testing.TB, s *apitest.Server, quota string, name corev1.ResourceNam
 
 func wantUsed(t testing.TB, s *apitest.Server, quota string, want map[corev1.ResourceName]int64) {
 	t.Helper()
-	eventually(t, "the use of "+quota, func() error {
+	apitest.Eventually(t, "the use of "+quota, func() error {
 		var errs []error
 		for name, n := range want {
 			if got := used(t, s, quota, name); got != n {
@@ -149,7 +149,7 @@ func TestQuotaHoldsAgainstManyClients(t *testing.T) {
 	other := apitest.StartOn(t, s)
 	runQuota(t, s)
 	limit(t, s, "ten", map[corev1.ResourceName]string{"services": "10", "services.nodeports": "50"})
-	eventually(t, "the quota at the other server", func() error {
+	apitest.Eventually(t, "the quota at the other server", func() error {
 		if a := ask(t, other, "POST", "/api/v1/namespaces/default/services?dryRun=All", manyPorts); a.code != 403 {
 			return fmt.Errorf("%d: %s", a.code, a.body)
 		}

@@ -1,11 +1,9 @@
 package apiserver_test
 
 import (
-	"context"
 	"encoding/json"
 	"slices"
 	"testing"
-	"time"
 
 	"k8s.io/client-go/rest"
 
@@ -32,23 +30,3 @@ func decodeInto(t testing.TB, a answer, obj any) {
 
 // sortCauses puts causes into an order of their own: the server's is of no meaning.
 func sortCauses(causes []string) { slices.Sort(causes) }
-
-// eventually tries until it succeeds.
-func eventually(t testing.TB, what string, try func() error) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := try()
-		if err == nil {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			t.Fatalf("%s: not after 30 s: %v", what, err)
-		case <-tick.C:
-		}
-	}
-}

@@ -1,19 +1,16 @@
 package apiserver_test
 
 import (
-	"context"
 	"encoding/json"
 	"maps"
 	"slices"
 	"strings"
 	"testing"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
 	corev1 "k8s.io/api/core/v1"
 
 	"portico.dev/portico/internal/apiserver"
 	"portico.dev/portico/internal/apiserver/apitest"
-	"portico.dev/portico/internal/apiserver/claims"
 	"portico.dev/portico/internal/core/ipam"
 )
 
@@ -220,21 +217,10 @@ func checkClaims(t testing.TB, s *apitest.Server, services ...*corev1.Service) {
 // claimsIn gives the owner of each address and port that is claimed in the store.
 func claimsIn(t testing.TB, s *apitest.Server) map[string]string {
 	t.Helper()
-	c, err := s.Store.Client()
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp, err := c.KV.Get(context.Background(), claims.Root, clientv3.WithPrefix())
-	if err != nil {
-		t.Fatal(err)
-	}
-	got := map[string]string{}
-	for _, kv := range resp.Kvs {
-		key := strings.TrimPrefix(string(kv.Key), claims.Root)
-		if strings.HasPrefix(key, "ip/") || strings.HasPrefix(key, "nodeport/") { // what Services claim
-			got[key] = string(kv.Value)
-		}
-	}
+	got := claimsOf(t, s)
+	maps.DeleteFunc(got, func(key, _ string) bool { // what Services claim stays
+		return !strings.HasPrefix(key, "ip/") && !strings.HasPrefix(key, "nodeport/")
+	})
 	return got
 }
 

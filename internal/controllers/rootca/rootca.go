@@ -70,12 +70,11 @@ func Run(ctx context.Context, d Deps) error {
 		AddFunc:    func(obj any) { c.queue.Add(obj.(*corev1.Namespace).Name) },
 		UpdateFunc: func(_, obj any) { c.queue.Add(obj.(*corev1.Namespace).Name) },
 	})
-	changed := func(obj any) {
+	view.OnAny(configMaps, func(obj any) {
 		if name, err := cache.DeletionHandlingObjectToName(obj); err == nil {
 			c.queue.Add(name.Namespace)
 		}
-	}
-	view.On(configMaps, cache.ResourceEventHandlerFuncs{AddFunc: changed, UpdateFunc: func(_, obj any) { changed(obj) }, DeleteFunc: changed})
+	})
 	if ok, err := view.Ready(); !ok {
 		return err
 	}
