@@ -16,6 +16,7 @@ import (
 	clientset "k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/utils/clock"
+	"k8s.io/utils/keymutex"
 
 	"portico.dev/portico/internal/core/quota"
 )
@@ -26,6 +27,8 @@ const (
 	// quotaTries bound how often a charge is tried against other writers of the same
 	// status: each try of the library's is four compare-and-swaps.
 	quotaTries = 5
+	// quotaTurns is how many locks the namespaces share.
+	quotaTurns = 64
 )
 
 // Quota charges what a request adds to the quotas of its namespace, in their status,
@@ -36,6 +39,7 @@ type Quota struct {
 	synced    func() bool
 	account   *account
 	evaluator resourcequota.Evaluator
+	turns     keymutex.KeyMutex // by namespace
 	clock     clock.PassiveClock
 }
 
@@ -58,7 +62,7 @@ func NewQuota(ctx context.Context, kube clientset.Interface, factory informers.S
 	}
 	return &Quota{
 		Handler: admission.NewHandler(admission.Create, admission.Update),
-		synced:  informer.Informer().HasSynced, account: account, clock: clock.RealClock{},
+		synced:  informer.Informer().HasSynced, account: account, clock: clock.RealClock{}, turns: keymutex.NewHashed(quotaTurns),
 		evaluator: resourcequota.NewQuotaEvaluator(account, nil, registry, nil, nil, quotaWorkers, ctx.Done()),
 	}
 }
@@ -80,18 +84,29 @@ func (q *Quota) Validate(ctx context.Context, a admission.Attributes, _ admissio
 		return err
 	}
 	began := q.clock.Now()
-	for range quotaTries {
-		err = q.evaluator.Evaluate(a)
-		if !apierrors.IsConflict(err) || ctx.Err() != nil {
-			break
-		}
-	}
+	err = q.evaluate(ctx, a)
 	if err == nil && receipt != nil && !a.IsDryRun() {
 		after, err := q.account.GetQuotas(namespace)
 		if err != nil {
 			return err
 		}
 		receipt.note(charge{account: q.account, clock: q.clock, at: began, namespace: namespace, amounts: charged(a, before, after)})
+	}
+	return err
+}
+
+// evaluate charges one request of a namespace at a time. The library would charge several
+// in one write; but when that meets a conflict it measures all of them again, also those
+// that it has refused already: with room by then, they are charged and refused all the
+// same, and nobody gives their places back.
+func (q *Quota) evaluate(ctx context.Context, a admission.Attributes) (err error) {
+	q.turns.LockKey(a.GetNamespace())
+	defer func() { _ = q.turns.UnlockKey(a.GetNamespace()) }() // its error is for locks unknown
+	for range quotaTries {
+		err = q.evaluator.Evaluate(a)
+		if !apierrors.IsConflict(err) || ctx.Err() != nil {
+			break
+		}
 	}
 	return err
 }
