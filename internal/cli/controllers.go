@@ -21,6 +21,7 @@ import (
 	"portico.dev/portico/internal/controllers/garbage"
 	"portico.dev/portico/internal/controllers/leader"
 	"portico.dev/portico/internal/controllers/machines"
+	"portico.dev/portico/internal/controllers/namesake"
 	"portico.dev/portico/internal/controllers/namespaces"
 	"portico.dev/portico/internal/controllers/nodes"
 	"portico.dev/portico/internal/controllers/quota"
@@ -67,7 +68,7 @@ func runControllers(ctx context.Context, config *rest.Config, claims addresses.C
 				return nodes.Run(ctx, nodes.Deps{Client: kube, Caches: shared, Recorder: recorder, Log: log, Ranges: o.cluster})
 			}},
 			{Name: "serviceaccounts", Run: func(ctx context.Context) error {
-				return serviceaccounts.Run(ctx, serviceaccounts.Deps{Client: kube, Caches: shared, Log: log})
+				return serviceaccounts.Run(ctx, namesake.Deps{Client: kube, Caches: shared, Log: log})
 			}},
 			{Name: "addresses", Run: func(ctx context.Context) error {
 				return addresses.Run(ctx, addresses.Deps{
@@ -79,7 +80,7 @@ func runControllers(ctx context.Context, config *rest.Config, claims addresses.C
 				return quota.Run(ctx, quota.Deps{Client: kube, Caches: shared, Metadata: meta, Discovery: kube.Discovery(), Log: log})
 			}},
 			{Name: "rootca", Run: func(ctx context.Context) error {
-				return rootca.Run(ctx, rootca.Deps{Client: kube, Caches: shared, CA: ca, Log: log})
+				return rootca.Run(ctx, namesake.Deps{Client: kube, Caches: shared, Log: log}, ca)
 			}},
 			{Name: "clusterroles", Run: func(ctx context.Context) error {
 				return clusterroles.Run(ctx, clusterroles.Deps{Client: kube, Caches: shared, Log: log})

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"portico.dev/portico/internal/apiserver/apitest"
+	"portico.dev/portico/internal/controllers/namesake"
 	"portico.dev/portico/internal/controllers/rootca"
 )
 
@@ -59,7 +60,7 @@ func TestEveryNamespaceKnowsTheAuthority(t *testing.T) {
 
 	namespace("a")
 	go func() {
-		ended <- rootca.Run(ctx, rootca.Deps{Client: s.Kube, CA: s.Authority.PEM(), Log: slog.New(slog.DiscardHandler)})
+		ended <- rootca.Run(ctx, namesake.Deps{Client: s.Kube, Log: slog.New(slog.DiscardHandler)}, s.Authority.PEM())
 	}()
 	defer func() {
 		cancel()

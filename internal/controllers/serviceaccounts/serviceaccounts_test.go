@@ -11,6 +11,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes/fake"
+
+	"portico.dev/portico/internal/controllers/namesake"
 )
 
 func TestEveryNamespaceHasItsAccount(t *testing.T) {
@@ -24,7 +26,7 @@ func TestEveryNamespaceHasItsAccount(t *testing.T) {
 	kube := fake.NewClientset(namespace("a"), namespace("b"), ending, own)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- Run(ctx, Deps{Client: kube, Log: slog.New(slog.DiscardHandler)}) }()
+	go func() { ended <- Run(ctx, namesake.Deps{Client: kube, Log: slog.New(slog.DiscardHandler)}) }()
 	defer func() {
 		cancel()
 		if err := <-ended; err != nil {
