@@ -14,7 +14,8 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	genericrequest "k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
-	"k8s.io/apiserver/pkg/util/proxy"
+
+	"portico.dev/portico/internal/apiserver/proxy"
 )
 
 // resolveTime bounds the reading of a Service and its slices, which is from memory.
@@ -54,20 +55,11 @@ func (r *Resolver) ResolveEndpoint(namespace, name string, port int32) (*url.URL
 	if err != nil {
 		return nil, fmt.Errorf("find the endpoints of Service %s/%s: %w", namespace, name, err)
 	}
-	items := list.(*discoveryv1.EndpointSliceList).Items
-	slices := make([]*discoveryv1.EndpointSlice, len(items))
-	for i := range items {
-		slices[i] = &items[i]
-	}
-	family := corev1.IPFamilyUnknown
-	if len(service.Spec.IPFamilies) > 0 {
-		family = service.Spec.IPFamilies[0]
-	}
-	host, err := proxy.RandomEndpoint(name, slices, portName, family, nil)
+	at, err := proxy.Endpoint(service, portName, list.(*discoveryv1.EndpointSliceList).Items, nil)
 	if err != nil {
 		return nil, err
 	}
-	return &url.URL{Scheme: "https", Host: host}, nil
+	return &url.URL{Scheme: "https", Host: at.String()}, nil
 }
 
 func portName(s *corev1.Service, port int32) (string, bool) {
