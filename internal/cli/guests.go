@@ -11,6 +11,7 @@ import (
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"portico.dev/portico/internal/controllers/system"
+	"portico.dev/portico/internal/core/catalog"
 	"portico.dev/portico/internal/kubevirt"
 	"portico.dev/portico/internal/node"
 	"portico.dev/portico/internal/node/door"
@@ -124,6 +125,9 @@ func (n *nodeRun) newMachines(guests *vm.Manager) (*machines.Machines, error) {
 		VM: guests, ClusterDNS: system.DNSAddresses(n.o.services), ClusterDomain: n.o.clusterDomain, Clock: clock.RealClock{}, Log: n.log,
 		Instance: func(ctx context.Context, namespace, name string) (*kubevirtv1.VirtualMachineInstance, error) {
 			return client.VirtualMachineInstances(namespace).Get(ctx, name, metav1.GetOptions{})
+		},
+		Services: func(ctx context.Context, namespace string) ([]*catalog.Service, error) {
+			return describedServices(ctx, n.kube.CoreV1(), namespace)
 		},
 	}), nil
 }

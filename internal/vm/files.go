@@ -24,6 +24,7 @@ const (
 	ttySocket   = "console.sock"
 	ttyLog      = "console.log"
 	qemuLog     = "qemu.log"
+	envFile     = "environment"
 )
 
 // running is process.json.

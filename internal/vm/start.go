@@ -124,6 +124,12 @@ func (m *Manager) files(ctx context.Context, s spec.Spec, dir string) (qemu.File
 			}
 		}
 	}
+	if s.Environment != "" {
+		f.Environment = filepath.Join(dir, envFile)
+		if err := os.WriteFile(f.Environment, []byte(s.Environment), 0o600); err != nil {
+			return f, fmt.Errorf("write the guest's environment: %w", err)
+		}
+	}
 	for _, d := range s.Disks {
 		path := d.Path
 		if d.Scratch() {

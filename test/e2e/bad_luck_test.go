@@ -20,6 +20,7 @@ func TestBadLuck(t *testing.T) {
 		name string
 		tell func(*house)
 	}{
+		{"a guest keeps the variables of its start", environmentKept},
 		{"the daemon is killed again and again", daemonKilled},
 		{"somebody removes rules, addresses, routes and links", kernelChanged},
 		{"a guest crashes", guestCrashes},
@@ -30,6 +31,39 @@ func TestBadLuck(t *testing.T) {
 			part.T = t
 			story.tell(&part)
 		})
+	}
+}
+
+// ENV-01: a guest is told of the Services that are there when it starts, and of none
+// that comes later.
+func environmentKept(h *house) {
+	env := func() string {
+		h.Helper()
+		out, err := h.Quiet(h.ctx, "env", "-n", namespace, "--vm", "web-1")
+		h.must(err)
+		return strings.TrimSpace(out)
+	}
+	told := func() string {
+		h.Helper()
+		address := h.kubectl("get", "vmi", "web-1", "-o", "jsonpath={.status.interfaces[0].ipAddress}")
+		out, err := h.In(h.ctx, h.Node, "curl", "-gsf", "-m", "5", "http://"+address+":9376/environment").Output()
+		h.must(err)
+		return strings.TrimSpace(string(out))
+	}
+	before := env()
+	if !strings.Contains(before, "\nWEB_SERVICE_PORT=80\n") || !strings.Contains(before, "KUBERNETES_SERVICE_HOST=10.96.0.1\n") {
+		h.Errorf("the Services are described as:\n%s", before)
+	}
+	if got := told(); got != before {
+		h.Errorf("the guest was told:\n%s\nwant:\n%s", got, before)
+	}
+	h.kubectl("create", "service", "clusterip", "later", "--tcp=80")
+	defer h.kubectl("delete", "service", "later")
+	if got := env(); !strings.Contains(got, "LATER_SERVICE_HOST=") {
+		h.Errorf("a guest that starts now isn't told of a new Service:\n%s", got)
+	}
+	if got := told(); got != before {
+		h.Errorf("the running guest's variables changed to:\n%s", got)
 	}
 }
 

@@ -75,7 +75,8 @@ func newHouse(t *testing.T) *house {
 	h.must(err)
 	h.must(h.Start(ctx))
 	h.apply(namespaceManifest)
-	h.apply(machine("web-1", "Always", "web") + machine("web-2", "Always", "web") + service)
+	h.apply(service) // before the guests start, or they aren't told of it
+	h.apply(machine("web-1", "Always", "web") + machine("web-2", "Always", "web"))
 	h.ready("web-1", "web-2")
 	return h
 }

@@ -3,6 +3,8 @@ package guest
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -19,7 +21,7 @@ const metaPackage = "linux-image-cloud-amd64"
 // their dependencies.
 var modules = []string{
 	"virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci",
-	"failover", "net_failover", "virtio_net", "evdev", "button", "virtio_blk",
+	"failover", "net_failover", "virtio_net", "evdev", "button", "virtio_blk", "qemu_fw_cfg",
 }
 
 // ErrNoKernel says that the kernel package can't be had on this machine; tests
@@ -27,10 +29,12 @@ var modules = []string{
 var ErrNoKernel = errors.New("the kernel package of Debian can't be had")
 
 // kernel makes sure that a folder under cache holds vmlinuz and the modules, and
-// returns it. A kernel that is there is kept: which version it is matters to no
-// test.
+// returns it. A kernel with the same modules that is there is kept: which version it
+// is matters to no test.
 func kernel(ctx context.Context, cache string, logf func(string, ...any)) (string, error) {
-	ready, err := filepath.Glob(filepath.Join(cache, "kernel-*", "complete"))
+	sum := sha256.Sum256([]byte(strings.Join(modules, " ")))
+	suffix := "-" + hex.EncodeToString(sum[:4])
+	ready, err := filepath.Glob(filepath.Join(cache, "kernel-*"+suffix, "complete"))
 	if err != nil {
 		return "", err
 	}
@@ -54,7 +58,7 @@ func kernel(ctx context.Context, cache string, logf func(string, ...any)) (strin
 	if err := pick(ctx, tree, picked); err != nil {
 		return "", fmt.Errorf("take apart %s: %w", deb, err)
 	}
-	dir := filepath.Join(cache, "kernel-"+name)
+	dir := filepath.Join(cache, "kernel-"+name+suffix)
 	if err := os.Rename(picked, dir); err != nil && !errors.Is(err, fs.ErrExist) {
 		return "", err
 	}

@@ -88,6 +88,7 @@ func validateMachineSpec(spec *kubevirtv1.VirtualMachineSpec, path *field.Path) 
 	meta := template.Child("metadata")
 	errs = append(errs, metav1validation.ValidateLabels(spec.Template.ObjectMeta.Labels, meta.Child("labels"))...)
 	errs = append(errs, apivalidation.ValidateAnnotations(spec.Template.ObjectMeta.Annotations, meta.Child("annotations"))...)
+	errs = append(errs, validateServiceLinks(&spec.Template.ObjectMeta, meta.Child("annotations"))...)
 	return append(errs, validateInstanceSpec(&spec.Template.Spec, template.Child("spec"))...)
 }
 
@@ -118,7 +119,14 @@ func validateClaims(meta *metav1.ObjectMeta) field.ErrorList {
 	if mac, ok := meta.Annotations[MACAnnotation]; ok {
 		errs = append(errs, validateMAC(mac, path.Key(MACAnnotation))...)
 	}
-	return errs
+	return append(errs, validateServiceLinks(meta, path)...)
+}
+
+func validateServiceLinks(meta *metav1.ObjectMeta, annotations *field.Path) field.ErrorList {
+	if _, err := ServiceLinks(meta); err != nil {
+		return field.ErrorList{field.NotSupported(annotations.Key(ServiceLinksAnnotation), meta.Annotations[ServiceLinksAnnotation], []string{"true", "false"})}
+	}
+	return nil
 }
 
 // validateClaimsUpdate: addresses belong to the object for its whole life,

@@ -206,6 +206,9 @@ func TestMachineSpec(t *testing.T) {
 		{"finalizer in the template", func(vm *kubevirtv1.VirtualMachine) { vm.Spec.Template.ObjectMeta.Finalizers = []string{"a/b"} }, []string{"Forbidden template.metadata.finalizers"}},
 		{"bad name", func(vm *kubevirtv1.VirtualMachine) { vm.Name = "Web_1" }, []string{"Invalid metadata.name"}},
 		{"bad address", func(vm *kubevirtv1.VirtualMachine) { vm.Annotations[AddressesAnnotation] = "10.1.1.1,10.1.1.2" }, []string{"Invalid metadata.annotations[portico.dev/addresses]"}},
+		{"bad links", func(vm *kubevirtv1.VirtualMachine) {
+			vm.Spec.Template.ObjectMeta.Annotations = map[string]string{ServiceLinksAnnotation: "no"}
+		}, []string{"NotSupported template.metadata.annotations[portico.dev/enable-service-links]"}},
 	} {
 		t.Run(c.name, func(t *testing.T) { checkErrors(t, Validate(testVM(c.change)), "spec.", c.errs) })
 	}

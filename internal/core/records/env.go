@@ -76,6 +76,19 @@ func ofService(s *catalog.Service) []Variable {
 	return out
 }
 
+// Shell gives variables the form that a shell, and systemd's EnvironmentFile, read: a
+// line NAME=value each. Values are addresses, ports and URLs, which need no quotes. A
+// name that begins with a digit can't be assigned there and is left out.
+func Shell(variables []Variable) string {
+	var b strings.Builder
+	for _, v := range variables {
+		if v.Name[0] < '0' || v.Name[0] > '9' {
+			b.WriteString(v.Name + "=" + v.Value + "\n")
+		}
+	}
+	return b.String()
+}
+
 // shout makes a variable's name of a Service's or a port's.
 func shout(name string) string { return strings.ToUpper(strings.ReplaceAll(name, "-", "_")) }
 

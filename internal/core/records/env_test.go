@@ -75,12 +75,11 @@ DB_PORT_132_SCTP_ADDR=fd00:10:96::5
 		{"six", true, append([]*catalog.Service{service("six", "kubernetes", "fd00:10:96::5", six.Ports...)}, services[0]), strings.ReplaceAll(sixth, "DB", "KUBERNETES")},
 		{"six", true, append([]*catalog.Service{services[0]}, service("six", "kubernetes", "fd00:10:96::5", six.Ports...)), strings.ReplaceAll(sixth, "DB", "KUBERNETES")},
 	} {
-		var got strings.Builder
-		for _, v := range Environment(tt.namespace, tt.services, tt.all) {
-			got.WriteString(v.Name + "=" + v.Value + "\n")
+		if got := Shell(Environment(tt.namespace, tt.services, tt.all)); got != tt.want {
+			t.Errorf("namespace %s, all %v:\n%swant\n%s", tt.namespace, tt.all, got, tt.want)
 		}
-		if got.String() != tt.want {
-			t.Errorf("namespace %s, all %v:\n%swant\n%s", tt.namespace, tt.all, got.String(), tt.want)
-		}
+	}
+	if got := Shell([]Variable{{"7UP_SERVICE_HOST", "10.96.0.7"}, {"UP7_SERVICE_HOST", "10.96.0.8"}}); got != "UP7_SERVICE_HOST=10.96.0.8\n" {
+		t.Errorf("a shell can't read %q", got)
 	}
 }

@@ -17,7 +17,9 @@ import (
 	"k8s.io/utils/clock"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
+	"portico.dev/portico/internal/core/catalog"
 	"portico.dev/portico/internal/core/machine"
+	"portico.dev/portico/internal/core/records"
 	"portico.dev/portico/internal/node"
 	"portico.dev/portico/internal/node/door"
 	"portico.dev/portico/internal/vm"
@@ -29,6 +31,8 @@ type Config struct {
 	VM *vm.Manager // its Adopt has been called
 	// Instance reads one VirtualMachineInstance.
 	Instance func(ctx context.Context, namespace, name string) (*kubevirtv1.VirtualMachineInstance, error)
+	// Services reads the Services of one namespace and default/kubernetes.
+	Services func(ctx context.Context, namespace string) ([]*catalog.Service, error)
 	// ClusterDNS and ClusterDomain are what guests resolve names with.
 	ClusterDNS    []netip.Addr
 	ClusterDomain string
@@ -110,6 +114,9 @@ func (m *Machines) Start(ctx context.Context, pod *corev1.Pod) (node.Workload, e
 	if err != nil {
 		return nil, &node.StartError{Reason: "NoAddress", Err: err}
 	}
+	if id.Environment, err = m.environment(ctx, vmi); err != nil {
+		return nil, &node.StartError{Reason: "NoEnvironment", Err: err}
+	}
 	s, err := spec.FromInstance(vmi, id)
 	if err != nil {
 		return nil, &node.StartError{Reason: "BadInstance", Err: err}
@@ -162,6 +169,20 @@ func (m *Machines) identity(pod *corev1.Pod, vmi *kubevirtv1.VirtualMachineInsta
 	}
 	id.DNS, id.Search, err = m.resolver(vmi)
 	return id, err
+}
+
+// environment describes the Services of now to a guest that starts: as for pods, it
+// doesn't change while the guest runs.
+func (m *Machines) environment(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance) (string, error) {
+	all, err := machine.ServiceLinks(&vmi.ObjectMeta)
+	if err != nil {
+		return "", fmt.Errorf("instance %s/%s: %w", vmi.Namespace, vmi.Name, err)
+	}
+	services, err := m.cfg.Services(ctx, vmi.Namespace)
+	if err != nil {
+		return "", fmt.Errorf("read the Services that instance %s/%s is told of: %w", vmi.Namespace, vmi.Name, err)
+	}
+	return records.Shell(records.Environment(vmi.Namespace, services, all)), nil
 }
 
 // resolver is what the guest resolves names with, by the rules that pods have:

@@ -20,6 +20,7 @@ import (
 	"k8s.io/utils/clock"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
+	"portico.dev/portico/internal/core/catalog"
 	"portico.dev/portico/internal/core/machine"
 	"portico.dev/portico/internal/node"
 	"portico.dev/portico/internal/node/door"
@@ -82,6 +83,7 @@ func setUp(t *testing.T, dir string, vmi *kubevirtv1.VirtualMachineInstance) (*M
 	m := New(Config{
 		VM: manager, ClusterDomain: "cluster.local", Clock: clock.RealClock{}, Log: log,
 		Instance: func(context.Context, string, string) (*kubevirtv1.VirtualMachineInstance, error) { return vmi, nil },
+		Services: func(context.Context, string) ([]*catalog.Service, error) { return nil, nil },
 	})
 	return m, images
 }

@@ -21,6 +21,7 @@ import (
 // inherits; 0 means none.
 type Files struct {
 	Kernel, Initrd string
+	Environment    string     // variables for the guest; empty: none
 	Disks          []DiskFile // one for each of the Spec's, in order
 
 	MonitorFD int // a listening unix socket
@@ -39,6 +40,11 @@ type DiskFile struct {
 // tbSizeMiB caps the cache of translated code, which would otherwise take up to
 // a gigabyte for each emulated guest.
 const tbSizeMiB = 128
+
+// environmentName is where a guest finds its variables, under
+// /sys/firmware/qemu_fw_cfg/by_name (Linux, ABI/testing/sysfs-firmware-qemu_fw_cfg; QEMU
+// leaves opt/ to its users, a reversed domain each).
+const environmentName = "opt/dev.portico/environment"
 
 // Args is what QEMU is started with. The guest waits for `cont`, so that whoever
 // starts it has noted it down and listens to its console before it runs.
@@ -75,6 +81,9 @@ func Args(s spec.Spec, f Files, kvm bool) []string {
 		// No option ROM: guests don't boot from the network, and the ROM is a
 		// Debian package of its own.
 		a.add("-device", object{"driver": "virtio-net-pci", "id": "nic0", "netdev": "net0", "mac": s.MAC, "romfile": ""}.json())
+	}
+	if f.Environment != "" {
+		a.add("-fw_cfg", "name="+environmentName+",file="+strings.ReplaceAll(f.Environment, ",", ",,"))
 	}
 	a.disks(s.Disks, f.Disks)
 	if s.Kernel != nil {

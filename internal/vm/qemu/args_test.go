@@ -40,6 +40,7 @@ func TestArgs(t *testing.T) {
 			func(s *spec.Spec, f *Files) {
 				s.Kernel = &spec.Kernel{Args: "console=ttyS0 a=b,c"}
 				f.Kernel, f.Initrd, f.TapFD = "/k,with=comma", "/i", 5
+				f.Environment = "/e,f"
 			},
 			false,
 			[][2]string{
@@ -50,6 +51,7 @@ func TestArgs(t *testing.T) {
 				{"-uuid", "5d307ca9-b3ef-428c-8861-06e72d69f223"},
 				{"-kernel", "/k,with=comma"},
 				{"-initrd", "/i"},
+				{"-fw_cfg", "name=opt/dev.portico/environment,file=/e,,f"},
 				{"-append", "console=ttyS0 a=b,c"},
 				{"-netdev", "tap,id=net0,fd=5"},
 				{"-device", `{"driver":"virtio-net-pci","id":"nic0","mac":"02:70:6f:00:00:01","netdev":"net0","romfile":""}`},

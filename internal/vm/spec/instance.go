@@ -28,6 +28,8 @@ type Identity struct {
 	DNS       []netip.Addr
 	Search    []string
 	Ports     []corev1.ContainerPort
+	// Environment are the variables that describe Services (ENV-01): NAME=value lines.
+	Environment string
 }
 
 // FromInstance translates. Its error is a field.ErrorList as an aggregate: each
@@ -37,11 +39,11 @@ func FromInstance(vmi *kubevirtv1.VirtualMachineInstance, id Identity) (Spec, er
 	s := Spec{
 		ID: string(vmi.UID), PodUID: id.PodUID, Namespace: vmi.Namespace, Name: vmi.Name,
 		Hostname: hostname(vmi), MAC: id.MAC.String(), Addresses: id.Addresses, DNS: id.DNS, Search: id.Search,
-		FirmwareUUID: firmwareUUID(vmi),
-		Grace:        defaultGrace,
-		Readiness:    vmi.Spec.ReadinessProbe,
-		Ports:        id.Ports,
-		StartPaused:  vmi.Spec.StartStrategy != nil && *vmi.Spec.StartStrategy == kubevirtv1.StartStrategyPaused,
+		FirmwareUUID: firmwareUUID(vmi), Environment: id.Environment,
+		Grace:       defaultGrace,
+		Readiness:   vmi.Spec.ReadinessProbe,
+		Ports:       id.Ports,
+		StartPaused: vmi.Spec.StartStrategy != nil && *vmi.Spec.StartStrategy == kubevirtv1.StartStrategyPaused,
 	}
 	if g := vmi.Spec.TerminationGracePeriodSeconds; g != nil {
 		s.Grace = time.Duration(*g) * time.Second

@@ -35,6 +35,9 @@ type Spec struct {
 	StartPaused      bool          `json:"startPaused,omitempty"`
 	Grace            time.Duration `json:"grace"` // between the power button and the end
 
+	// Environment is a file of variables, one NAME=value a line, that the guest can read.
+	Environment string `json:"environment,omitempty"`
+
 	Readiness *kubevirtv1.Probe      `json:"readiness,omitempty"`
 	Ports     []corev1.ContainerPort `json:"ports,omitempty"` // what a probe may name
 }

@@ -7,9 +7,13 @@ import (
 	"fmt"
 	"log"
 	"net/http"
+	"os"
 	"strconv"
 	"time"
 )
+
+// environment are the variables that describe Services, as the node handed them over.
+const environment = "/sys/firmware/qemu_fw_cfg/by_name/opt/dev.portico/environment/raw"
 
 // serveHTTP answers on both ports until one of them fails.
 func serveHTTP(host *identity) {
@@ -19,6 +23,14 @@ func serveHTTP(host *identity) {
 	})
 	answer.HandleFunc("GET /remote", func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintln(w, r.RemoteAddr)
+	})
+	answer.HandleFunc("GET /environment", func(w http.ResponseWriter, _ *http.Request) {
+		text, err := os.ReadFile(environment)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusNotFound)
+			return
+		}
+		_, _ = w.Write(text) // a client that has gone wants no answer
 	})
 	client := http.NewServeMux()
 	client.HandleFunc("POST /run", run)
