@@ -6,6 +6,7 @@ import (
 	"context"
 	"log/slog"
 	"runtime"
+	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -19,7 +20,7 @@ import (
 	"portico.dev/portico/internal/controllers/work"
 )
 
-// workers is how many Services are synced at the same time: enough to hide the latency
+// workers is how many Services' slices are written at the same time: enough to hide the latency
 // of writes, few enough to leave the API server air. Where many Services are made at
 // once, each worker takes as much of the processors as one of the clients.
 func workers() int { return min(8, max(2, runtime.GOMAXPROCS(0))) }
@@ -36,7 +37,8 @@ type Deps struct {
 // controller is one term of the controller.
 type controller struct {
 	Deps
-	queue    *work.Queue[types.NamespacedName]
+	queue    *work.Queue[types.NamespacedName] // Services whose slices to look at
+	rest     *work.Queue[types.NamespacedName] // what may come after the slices
 	services cache.Indexer
 	pods     cache.Indexer
 	nodes    cache.Indexer
@@ -45,7 +47,8 @@ type controller struct {
 
 	writtenSlices  *written[*discoveryv1.EndpointSlice]
 	writtenObjects *written[*corev1.Endpoints]
-	triggers       triggers
+	triggers       triggers // of queue
+	restTriggers   triggers
 	unmatched      unmatched
 }
 
@@ -60,6 +63,7 @@ func Run(ctx context.Context, d Deps) error {
 	c := &controller{
 		Deps:           d,
 		queue:          work.New[types.NamespacedName]("endpoints", d.Log, d.Clock),
+		rest:           work.New[types.NamespacedName]("endpoints, the rest", d.Log, d.Clock),
 		writtenSlices:  newWritten[*discoveryv1.EndpointSlice](d.Clock),
 		writtenObjects: newWritten[*corev1.Endpoints](d.Clock),
 	}
@@ -67,6 +71,9 @@ func Run(ctx context.Context, d Deps) error {
 	if ok, err := view.Ready(); !ok {
 		return err
 	}
+	var rest sync.WaitGroup
+	defer rest.Wait()
+	rest.Go(func() { c.rest.Run(ctx, 1, c.syncRest) })
 	c.queue.Run(ctx, workers(), c.sync)
 	return nil
 }

@@ -16,9 +16,12 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/fake"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	testingclock "k8s.io/utils/clock/testing"
 
+	"portico.dev/portico/internal/apiserver/apitest"
 	core "portico.dev/portico/internal/core/endpoints"
 )
 
@@ -54,11 +57,16 @@ type fixture struct {
 }
 
 func start(t *testing.T) *fixture {
+	return startWith(t, func(k kubernetes.Interface) kubernetes.Interface { return k })
+}
+
+// startWith runs the controller with a client made of the fixture's.
+func startWith(t *testing.T, client func(kubernetes.Interface) kubernetes.Interface) *fixture {
 	f := &fixture{T: t, client: fake.NewClientset(), clock: testingclock.NewFakeClock(time.Unix(1000, 5e6))}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() {
-		done <- Run(ctx, Deps{Client: f.client, Log: slog.New(slog.DiscardHandler), Clock: f.clock})
+		done <- Run(ctx, Deps{Client: client(f.client), Log: slog.New(slog.DiscardHandler), Clock: f.clock})
 	}()
 	t.Cleanup(func() {
 		cancel()
@@ -159,6 +167,60 @@ func TestPodsToSlices(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.until("slice 10.244.0.1=false@z2")
+}
+
+// slowObjects is a client whose writes of Endpoints objects wait.
+type slowObjects struct {
+	kubernetes.Interface
+	until chan struct{}
+}
+
+// IsWatchListSemanticsUnSupported passes on that the fake has no streaming lists.
+func (s slowObjects) IsWatchListSemanticsUnSupported() bool { return true }
+
+func (s slowObjects) CoreV1() typedcorev1.CoreV1Interface {
+	return slowCore{s.Interface.CoreV1(), s.until}
+}
+
+type slowCore struct {
+	typedcorev1.CoreV1Interface
+	until chan struct{}
+}
+
+func (s slowCore) Endpoints(namespace string) typedcorev1.EndpointsInterface {
+	return slowEndpoints{s.CoreV1Interface.Endpoints(namespace), s.until}
+}
+
+type slowEndpoints struct {
+	typedcorev1.EndpointsInterface
+	until chan struct{}
+}
+
+func (s slowEndpoints) Create(ctx context.Context, e *corev1.Endpoints, o metav1.CreateOptions) (*corev1.Endpoints, error) {
+	<-s.until
+	return s.EndpointsInterface.Create(ctx, e, o)
+}
+
+// Slices wait for no Endpoints object, their own Service's or another's.
+func TestSlicesComeFirst(t *testing.T) {
+	until := make(chan struct{})
+	f := startWith(t, func(k kubernetes.Interface) kubernetes.Interface { return slowObjects{k, until} })
+	var names []string
+	for i := range 20 {
+		s := service(map[string]string{"app": "web"})
+		s.Name, s.UID = fmt.Sprintf("web-%d", i), types.UID(fmt.Sprint(i))
+		names = append(names, "slice")
+		must(f.client.CoreV1().Services("ns").Create(t.Context(), s, metav1.CreateOptions{}))
+	}
+	f.until(strings.Join(names, "; "))
+	close(until)
+	apitest.Eventually(t, "the Endpoints objects", func() error {
+		list, err := f.client.CoreV1().Endpoints("ns").List(t.Context(), metav1.ListOptions{})
+		if err == nil && len(list.Items) != len(names) {
+			err = fmt.Errorf("%d", len(list.Items))
+		}
+		return err
+	})
 }
 
 // EP-05: Endpoints made by hand are mirrored, and left alone.

@@ -18,21 +18,75 @@ import (
 	core "portico.dev/portico/internal/core/endpoints"
 )
 
-// sync makes one Service's endpoints right. The slices come first: they are
-// what traffic follows.
+// sync makes one Service's slices right: they are what traffic follows. Whatever else
+// is to be written of it waits in a queue of its own, so that the slices of all Services
+// come before it, however many change at once.
 func (c *controller) sync(ctx context.Context, key types.NamespacedName) error {
 	trigger := c.triggers.take(key)
-	err := c.syncAt(ctx, key, trigger)
+	if !trigger.IsZero() {
+		c.restTriggers.note(key, trigger)
+	}
+	c.rest.Add(key)
+	err := c.syncSlices(ctx, key, trigger)
 	if err != nil && !trigger.IsZero() {
 		c.triggers.note(key, trigger)
 	}
-	if c.writtenSlices.pending(key) || c.writtenObjects.pending(key) {
+	if c.writtenSlices.pending(key) {
 		c.queue.AddAfter(key, memory) // should the watch never tell of it
 	}
 	return err
 }
 
-func (c *controller) syncAt(ctx context.Context, key types.NamespacedName, trigger time.Time) error {
+func (c *controller) syncSlices(ctx context.Context, key types.NamespacedName, trigger time.Time) error {
+	svc, err := get[*corev1.Service](c.services, key)
+	if err != nil || svc == nil {
+		return err // they have the Service as owner and go by garbage collection
+	}
+	existing, err := c.existing(key)
+	if err != nil {
+		return err
+	}
+	var plan core.Plan
+	if handWritten(svc) {
+		object, err := c.object(key)
+		if err != nil {
+			return err
+		}
+		plan = core.Mirror(core.MirrorInput{
+			Service: svc, Endpoints: object, Existing: existing, Taken: c.taken(key.Namespace), Trigger: trigger,
+		})
+	} else {
+		pods, err := c.selected(svc)
+		if err != nil {
+			return err
+		}
+		plan = core.Slices(core.Input{
+			Service: svc, Pods: pods, Zone: c.zone, Existing: existing, Taken: c.taken(key.Namespace), Trigger: trigger,
+		})
+	}
+	return c.report(svc, "FailedToUpdateEndpointSlices", c.writeSlices(ctx, svc, plan))
+}
+
+// handWritten says whether the Service's Endpoints are people's.
+func handWritten(svc *corev1.Service) bool {
+	return svc.Spec.Type != corev1.ServiceTypeExternalName && !core.HasPodEndpoints(svc)
+}
+
+// syncRest keeps what only people and old clients read: the Endpoints object and the
+// condition.
+func (c *controller) syncRest(ctx context.Context, key types.NamespacedName) error {
+	trigger := c.restTriggers.take(key)
+	err := c.restAt(ctx, key, trigger)
+	if err != nil && !trigger.IsZero() {
+		c.restTriggers.note(key, trigger)
+	}
+	if c.writtenObjects.pending(key) {
+		c.rest.AddAfter(key, memory)
+	}
+	return err
+}
+
+func (c *controller) restAt(ctx context.Context, key types.NamespacedName, trigger time.Time) error {
 	svc, err := get[*corev1.Service](c.services, key)
 	if err != nil {
 		return err
@@ -41,30 +95,18 @@ func (c *controller) syncAt(ctx context.Context, key types.NamespacedName, trigg
 		c.unmatched.forget(key)
 		return c.leftOver(ctx, key)
 	}
-	existing, err := c.existing(key)
-	if err != nil {
-		return err
+	if handWritten(svc) {
+		return c.noteMatch(ctx, svc, 0)
 	}
 	object, err := c.object(key)
 	if err != nil {
 		return err
 	}
-	if svc.Spec.Type != corev1.ServiceTypeExternalName && !core.HasPodEndpoints(svc) {
-		c.unmatched.forget(key)
-		plan := core.Mirror(core.MirrorInput{
-			Service: svc, Endpoints: object, Existing: existing, Taken: c.taken(key.Namespace), Trigger: trigger,
-		})
-		return c.report(svc, "FailedToUpdateEndpointSlices", errors.Join(c.writeSlices(ctx, svc, plan), c.noteMatch(ctx, svc, 0)))
-	}
 	pods, err := c.selected(svc)
 	if err != nil {
 		return err
 	}
-	plan := core.Slices(core.Input{
-		Service: svc, Pods: pods, Zone: c.zone, Existing: existing, Taken: c.taken(key.Namespace), Trigger: trigger,
-	})
 	return errors.Join(
-		c.report(svc, "FailedToUpdateEndpointSlices", c.writeSlices(ctx, svc, plan)),
 		c.report(svc, "FailedToUpdateEndpoint", c.writeObject(ctx, svc, pods, object, trigger)),
 		c.noteMatch(ctx, svc, len(pods)),
 	)

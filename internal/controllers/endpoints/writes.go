@@ -133,7 +133,7 @@ func (c *controller) noteMatch(ctx context.Context, svc *corev1.Service, matched
 	}
 	due, again := c.unmatched.due(key, now)
 	if again > 0 {
-		c.queue.AddAfter(key, again)
+		c.rest.AddAfter(key, again)
 	}
 	if !due {
 		return nil
