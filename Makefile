@@ -40,6 +40,11 @@ demo: deps build guest ## Expose a virtual machine by a Service; KEEP=1 leaves i
 	@go build -o .cache/demo ./test/demo
 	@.cache/demo -portico bin/portico -guest .cache/guest.tar $(if $(KEEP),-keep)
 
+.PHONY: rig-shell
+rig-shell: ## A shell in the network of the tests; HOST=node-a elsewhere, SERVICES=FILE.yaml with others
+	@go build -o .cache/rig-shell ./test/rig/shell
+	@HOST=$(HOST) .cache/rig-shell $(SERVICES)
+
 .PHONY: test
 test: deps lint build ## Run all tests but the long ones
 	@./hack/test.sh
@@ -70,16 +75,35 @@ bench-api-profile: build ## Profiles of our API server under the same load, into
 	@cd bench && go build -o ../.cache/bench-api ./api
 	@.cache/bench-api -portico bin/portico -profile .cache/profiles $(BENCHFLAGS)
 
+.PHONY: bench-dataplane
+bench-dataplane: deps build $(if $(filter short,$(BENCH)),,$(PEERS)/kube-proxy) ## Compare with kube-proxy, as root; BENCH=short: few Services, ours only
+	@cd bench && go build -o ../.cache/bench-dataplane ./dataplane
+	@.cache/bench-dataplane -portico bin/portico $(if $(filter short,$(BENCH)),-short,-out bench/out/dataplane.json -kube-proxy $(PEERS)/kube-proxy) $(BENCHFLAGS)
+
+COREDNS_VERSION := $(shell sed -n 's|^require github.com/coredns/coredns \(v[0-9.]*\)$$|\1|p;s|^\tgithub.com/coredns/coredns \(v[0-9.]*\)$$|\1|p' bench/coredns/go.mod)
+COREDNS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/portico-bench/coredns-$(COREDNS_VERSION)/coredns
+
+.PHONY: bench-dns
+bench-dns: deps build $(if $(filter short,$(BENCH)),,$(COREDNS)) ## Compare with CoreDNS; BENCH=short: few Services, ours only
+	@cd bench && go build -o ../.cache/bench-dns ./dns
+	@.cache/bench-dns -portico bin/portico $(if $(filter short,$(BENCH)),-short,-out bench/out/dns.json -coredns $(COREDNS)) $(BENCHFLAGS)
+
+$(COREDNS): bench/coredns/go.mod bench/coredns/main.go
+	@echo "==> building CoreDNS $(COREDNS_VERSION)"
+	@mkdir -p $(dir $@)
+	@cd bench/coredns && CGO_ENABLED=0 nice -n 19 go build -trimpath -ldflags '-s -w' -o $@ .
+
 $(PEERS)/etcd: bench/peer/go.mod
 	@echo "==> building the peer's etcd"
 	@mkdir -p $(PEERS)
 	@cd bench/peer && CGO_ENABLED=0 nice -n 19 go build -trimpath -ldflags '-s -w' -o $@ go.etcd.io/etcd/server/v3
 
-$(PEERS)/kube-apiserver: bench/peer/go.mod
-	@echo "==> building kube-apiserver $(PEER_VERSION)"
+# kube-apiserver and kube-proxy
+$(PEERS)/kube-%: bench/peer/go.mod
+	@echo "==> building kube-$* $(PEER_VERSION)"
 	@mkdir -p $(PEERS)
 	@cd bench/peer && CGO_ENABLED=0 nice -n 19 go build -trimpath -o $@ -ldflags '-s -w -X $(VERSION_PKG).gitVersion=$(PEER_VERSION) \
-		-X $(VERSION_PKG).gitMajor=$(word 1,$(subst ., ,$(PEER_VERSION:v%=%))) -X $(VERSION_PKG).gitMinor=$(word 2,$(subst ., ,$(PEER_VERSION)))' k8s.io/kubernetes/cmd/kube-apiserver
+		-X $(VERSION_PKG).gitMajor=$(word 1,$(subst ., ,$(PEER_VERSION:v%=%))) -X $(VERSION_PKG).gitMinor=$(word 2,$(subst ., ,$(PEER_VERSION)))' k8s.io/kubernetes/cmd/kube-$*
 
 .PHONY: lint
 lint: ## Check format and run the linters

@@ -9,6 +9,7 @@ declare -A package=(
 	[ip]=iproute2
 	[nsenter]=util-linux
 	[pgrep]=procps
+	[dnsperf]=dnsperf # for make bench-dns
 	[gcc]=gcc # for the race detector
 )
 missing=()

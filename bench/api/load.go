@@ -12,11 +12,14 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"portico.dev/portico/bench/apiclient"
+	"portico.dev/portico/bench/figure"
 )
 
 // job is what the load process is told on its standard input.
 type job struct {
-	Access      access
+	Access      apiclient.Access
 	Phase       string // creates, gets or watch
 	Clients     int
 	Services    int
@@ -74,21 +77,21 @@ func load(ctx context.Context) error {
 }
 
 func (j *job) creates(ctx context.Context) (report, error) {
-	return j.calls(ctx, j.Services, func(c *client, n int, answer *bytes.Buffer) error {
+	return j.calls(ctx, j.Services, func(c *apiclient.Client, n int, answer *bytes.Buffer) error {
 		body := fmt.Appendf(nil, `{"apiVersion":"v1","kind":"Service","metadata":{"name":%q,"labels":{"app":"web"}},`+
 			`"spec":{"selector":{"app":%q},"ports":[{"name":"http","port":80,"targetPort":8080}]}}`, serviceName(n), serviceName(n))
-		return c.must("POST", servicesPath, "application/json", body, answer)
+		return c.Must("POST", servicesPath, "application/json", body, answer)
 	})
 }
 
 func (j *job) gets(ctx context.Context) (report, error) {
-	return j.calls(ctx, j.Gets, func(c *client, _ int, answer *bytes.Buffer) error {
-		return c.must("GET", servicesPath+"/"+serviceName(rand.IntN(j.Services)), "", nil, answer)
+	return j.calls(ctx, j.Gets, func(c *apiclient.Client, _ int, answer *bytes.Buffer) error {
+		return c.Must("GET", servicesPath+"/"+serviceName(rand.IntN(j.Services)), "", nil, answer)
 	})
 }
 
 // calls shares total calls among the clients, every second of which has a token.
-func (j *job) calls(ctx context.Context, total int, call func(*client, int, *bytes.Buffer) error) (report, error) {
+func (j *job) calls(ctx context.Context, total int, call func(*apiclient.Client, int, *bytes.Buffer) error) (report, error) {
 	clients, err := j.dialAll(ctx, j.Clients)
 	if err != nil {
 		return report{}, err
@@ -101,7 +104,7 @@ func (j *job) calls(ctx context.Context, total int, call func(*client, int, *byt
 	var wg sync.WaitGroup
 	for _, c := range clients {
 		wg.Go(func() {
-			defer c.close()
+			defer c.Close()
 			var answer bytes.Buffer
 			for n := int(next.Add(1)) - 1; n < total && ctx.Err() == nil; n = int(next.Add(1)) - 1 {
 				began := time.Now()
@@ -120,10 +123,10 @@ func (j *job) calls(ctx context.Context, total int, call func(*client, int, *byt
 	return summarize(took, ended), nil
 }
 
-func (j *job) dialAll(ctx context.Context, n int) ([]*client, error) {
-	clients := make([]*client, n)
+func (j *job) dialAll(ctx context.Context, n int) ([]*apiclient.Client, error) {
+	clients := make([]*apiclient.Client, n)
 	for i := range clients {
-		c, err := dial(ctx, j.Access, i%2 == 1 && j.Access.Token != "")
+		c, err := apiclient.Dial(ctx, j.Access, i%2 == 1 && j.Access.Token != "")
 		if err != nil {
 			return nil, err
 		}
@@ -136,10 +139,10 @@ func (j *job) dialAll(ctx context.Context, n int) ([]*client, error) {
 // last tenth tell what a growing store does to them.
 func summarize(took, ended []time.Duration) report {
 	r := report{Step: max(1, len(took)/10)}
-	r.FirstP99ms = milliseconds(percentile(took[:r.Step], 99))
-	r.LastP99ms = milliseconds(percentile(took[len(took)-r.Step:], 99))
-	r.P50ms, r.P99ms = milliseconds(percentile(took, 50)), milliseconds(percentile(took, 99))
-	r.MaxMs = milliseconds(slices.Max(took))
+	r.FirstP99ms = figure.Milliseconds(figure.Percentile(took[:r.Step], 99))
+	r.LastP99ms = figure.Milliseconds(figure.Percentile(took[len(took)-r.Step:], 99))
+	r.P50ms, r.P99ms = figure.Milliseconds(figure.Percentile(took, 50)), figure.Milliseconds(figure.Percentile(took, 99))
+	r.MaxMs = figure.Milliseconds(slices.Max(took))
 	slices.Sort(ended)
 	r.Seconds = ended[len(ended)-1].Seconds()
 	var before time.Duration
@@ -149,10 +152,3 @@ func summarize(took, ended []time.Duration) report {
 	}
 	return r
 }
-
-func percentile(all []time.Duration, p int) time.Duration {
-	sorted := slices.Sorted(slices.Values(all))
-	return sorted[min(len(sorted)-1, len(sorted)*p/100)]
-}
-
-func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

@@ -13,6 +13,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"portico.dev/portico/bench/apiclient"
 )
 
 // authority signs the peer's certificates, with the same kind of key as Portico's.
@@ -81,12 +83,12 @@ func (a *authority) write(name string, template *x509.Certificate, key *ecdsa.Pr
 }
 
 // access is how the administrator reaches the server at address.
-func (a *authority) access(address, name string) (access, error) {
-	out := access{Address: address}
+func (a *authority) access(address, name string) (apiclient.Access, error) {
+	out := apiclient.Access{Address: address}
 	for file, at := range map[string]*[]byte{"ca.crt": &out.CA, name + ".crt": &out.Cert, name + ".key": &out.Key} {
 		raw, err := os.ReadFile(a.path(file))
 		if err != nil {
-			return access{}, fmt.Errorf("read the administrator's certificate: %w", err)
+			return apiclient.Access{}, fmt.Errorf("read the administrator's certificate: %w", err)
 		}
 		*at = raw
 	}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"portico.dev/portico/bench/apiclient"
 )
 
 // profileSeconds is how long the processor is watched: as long as the shortest phase.
@@ -17,13 +19,13 @@ func (p *plan) startProfile(ctx context.Context, s *subject, phase string) (func
 	if p.profile == "" {
 		return func() error { return nil }, nil
 	}
-	c, err := dial(ctx, s.access, false)
+	c, err := apiclient.Dial(ctx, s.access, false)
 	if err != nil {
 		return nil, err
 	}
 	done := make(chan error, 1)
 	go func() {
-		defer c.close()
+		defer c.Close()
 		done <- p.save(c, fmt.Sprintf("/debug/pprof/profile?seconds=%d", profileSeconds[phase]), phase)
 	}()
 	return func() error { return <-done }, nil
@@ -34,17 +36,17 @@ func (p *plan) heap(ctx context.Context, s *subject, name string) error {
 	if p.profile == "" {
 		return nil
 	}
-	c, err := dial(ctx, s.access, false)
+	c, err := apiclient.Dial(ctx, s.access, false)
 	if err != nil {
 		return err
 	}
-	defer c.close()
+	defer c.Close()
 	return p.save(c, "/debug/pprof/heap?gc=1", "heap-"+name)
 }
 
-func (p *plan) save(c *client, path, name string) error {
+func (p *plan) save(c *apiclient.Client, path, name string) error {
 	var answer bytes.Buffer
-	if err := c.must("GET", path, "", nil, &answer); err != nil {
+	if err := c.Must("GET", path, "", nil, &answer); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(p.profile, 0o755); err != nil {

@@ -1,16 +1,14 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
-	"path/filepath"
 	"runtime"
 	"slices"
-	"strings"
-	"syscall"
 	"text/tabwriter"
 	"time"
+
+	"portico.dev/portico/bench/figure"
 )
 
 // goal is what the ratio of our figure to the peer's should be.
@@ -58,7 +56,7 @@ func newResult(p *plan, ours, peers []figures) *result {
 	r := &result{values: map[string]any{
 		"fan_out_over": fmt.Sprintf("%d watches, %d connections", p.job.Watchers, p.job.Connections),
 		"time":         time.Now().UTC().Format(time.RFC3339), "rounds": p.rounds, "services": p.job.Services, "clients": p.job.Clients,
-		"processors": runtime.NumCPU(), "file_system": fileSystem(p.dir),
+		"processors": runtime.NumCPU(), "file_system": figure.FileSystem(p.dir),
 	}}
 	spread := map[string][2]float64{}
 	take := func(prefix, name string, rounds []figures) float64 {
@@ -68,9 +66,9 @@ func newResult(p *plan, ours, peers []figures) *result {
 			all[i] = f[name]
 			low, high = min(low, f[name]), max(high, f[name])
 		}
-		spread[prefix+name] = [2]float64{round(low), round(high)}
-		r.values[prefix+name] = round(median(all))
-		return median(all)
+		spread[prefix+name] = [2]float64{figure.Round(low), figure.Round(high)}
+		r.values[prefix+name] = figure.Round(figure.Median(all))
+		return figure.Median(all)
 	}
 	names := slices.Clone(further)
 	for _, g := range goals {
@@ -83,7 +81,7 @@ func newResult(p *plan, ours, peers []figures) *result {
 			continue
 		}
 		peer := take("peer_", name, peers)
-		ratios[name] = round(own / peer)
+		ratios[name] = figure.Round(own / peer)
 		for _, g := range goals {
 			if g.name == name {
 				met[name] = g.met(own / peer)
@@ -98,22 +96,11 @@ func newResult(p *plan, ours, peers []figures) *result {
 	return r
 }
 
-// round keeps three decimals: finer than any figure repeats.
-func round(x float64) float64 { return float64(int64(x*1000+0.5)) / 1000 }
-
 // write saves the result and prints the comparison.
 func (p *plan) write(r *result) error {
-	raw, err := json.MarshalIndent(r.values, "", "  ")
+	raw, err := figure.Write(p.out, r.values)
 	if err != nil {
-		return fmt.Errorf("write the figures: %w", err)
-	}
-	if p.out != "" {
-		if err := os.MkdirAll(filepath.Dir(p.out), 0o755); err != nil {
-			return fmt.Errorf("write the figures: %w", err)
-		}
-		if err := os.WriteFile(p.out, append(raw, '\n'), 0o644); err != nil {
-			return fmt.Errorf("write the figures: %w", err)
-		}
+		return err
 	}
 	if len(r.goals) == 0 {
 		fmt.Println(string(raw))
@@ -132,18 +119,4 @@ func (p *plan) write(r *result) error {
 		fmt.Fprintf(w, "%s\t%.2f\t%.2f\t%.2f\t%s %g\t%s\t\n", g.name, g.own, g.peer, g.ratio, sign, g.limit, verdict)
 	}
 	return w.Flush()
-}
-
-// fileSystem names that of dir, as its writes are in the figures.
-func fileSystem(dir string) string {
-	var s syscall.Statfs_t
-	if err := syscall.Statfs(dir, &s); err != nil {
-		return "unknown: " + err.Error()
-	}
-	// linux/magic.h
-	names := map[int64]string{0xef53: "ext4", 0x58465342: "xfs", 0x9123683e: "btrfs", 0x01021994: "tmpfs", 0x794c7630: "overlayfs", 0x2fc12fc1: "zfs"}
-	if name, ok := names[int64(s.Type)]; ok {
-		return name
-	}
-	return "0x" + strings.TrimLeft(fmt.Sprintf("%x", s.Type), "0")
 }

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"syscall"
 	"time"
+
+	"portico.dev/portico/bench/figure"
 )
 
 // loadCommand makes this program the load process.
@@ -153,7 +155,7 @@ func (p *plan) settledMB(ctx context.Context, s *subject) (float64, error) {
 		}
 		all = append(all, mb)
 	}
-	return median(all[len(all)-3:]), nil
+	return figure.Median(all[len(all)-3:]), nil
 }
 
 // load runs one phase in a process of its own.
@@ -208,11 +210,3 @@ type processorUse time.Duration
 
 // us is its part for each of n calls, in microseconds.
 func (u processorUse) us(n int) float64 { return float64(time.Duration(u).Microseconds()) / float64(n) }
-
-func median(all []float64) float64 {
-	sorted := slices.Sorted(slices.Values(all))
-	if n := len(sorted); n%2 == 0 {
-		return (sorted[n/2-1] + sorted[n/2]) / 2
-	}
-	return sorted[len(sorted)/2]
-}

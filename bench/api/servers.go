@@ -3,17 +3,18 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"sync"
 	"time"
+
+	"portico.dev/portico/bench/apiclient"
+	"portico.dev/portico/bench/process"
 )
 
 // startPatience is how long a server may take to get ready on a busy machine.
@@ -21,14 +22,14 @@ const startPatience = 2 * time.Minute
 
 // subject is a server that is measured: its processes, and how to reach it.
 type subject struct {
-	processes []*process // in the order of their start
-	access    access
+	processes []*process.Process // in the order of their start
+	access    apiclient.Access
 	ready     time.Duration // from the first process's start
 }
 
 func (s *subject) stop() {
 	for _, p := range slices.Backward(s.processes) {
-		p.stop()
+		p.Stop()
 	}
 }
 
@@ -36,11 +37,11 @@ func (s *subject) stop() {
 func (s *subject) memoryMB() (float64, error) {
 	var sum float64
 	for _, p := range s.processes {
-		mb, err := p.anonymousMB()
+		m, err := p.Memory()
 		if err != nil {
 			return 0, err
 		}
-		sum += mb
+		sum += m.Anonymous
 	}
 	return sum, nil
 }
@@ -76,11 +77,11 @@ func (s *subject) watchMemory() func() float64 {
 func (s *subject) processorTime() (time.Duration, error) {
 	var sum time.Duration
 	for _, p := range s.processes {
-		d, err := p.processorTime()
+		t, err := p.Times()
 		if err != nil {
 			return 0, err
 		}
-		sum += d
+		sum += t.Total()
 	}
 	return sum, nil
 }
@@ -119,18 +120,6 @@ func (s *subject) settle(ctx context.Context) (time.Duration, error) {
 	return 0, err
 }
 
-// isReady asks /readyz as a stranger: both servers answer that to everybody, once
-// their roles are there.
-func isReady(ctx context.Context, a access) error {
-	a.Cert, a.Key, a.Token = nil, nil, ""
-	c, err := dial(ctx, a, false)
-	if err != nil {
-		return err
-	}
-	defer c.close()
-	return c.must("GET", "/readyz", "", nil, &bytes.Buffer{})
-}
-
 // startPortico runs our API, with its store inside and all controllers. It is ready
 // when it says so and an administrator has the file to connect with.
 func startPortico(ctx context.Context, dir, cpus, binary string, more ...string) (*subject, error) {
@@ -141,13 +130,13 @@ func startPortico(ctx context.Context, dir, cpus, binary string, more ...string)
 	if err != nil {
 		return nil, err
 	}
-	s := &subject{processes: []*process{p}}
-	err = p.wait(ctx, startPatience, func(ctx context.Context) error {
+	s := &subject{processes: []*process.Process{p}}
+	err = p.Wait(ctx, startPatience, func(ctx context.Context) error {
 		var err error
-		if s.access, err = readKubeconfig(filepath.Join(data, "kubeconfig")); err != nil {
+		if s.access, err = apiclient.ReadKubeconfig(filepath.Join(data, "kubeconfig")); err != nil {
 			return err
 		}
-		return isReady(ctx, s.access)
+		return apiclient.IsReady(ctx, s.access)
 	})
 	s.ready = time.Since(begin)
 	if err != nil {
@@ -155,34 +144,6 @@ func startPortico(ctx context.Context, dir, cpus, binary string, more ...string)
 		return nil, err
 	}
 	return s, nil
-}
-
-// Of a kubeconfig of Portico's these lines are all that is wanted.
-var (
-	serverLine = regexp.MustCompile(`(?m)^\s*server: https://(\S+)$`)
-	dataLines  = regexp.MustCompile(`(?m)^\s*(certificate-authority|client-certificate|client-key)-data: (\S+)$`)
-)
-
-func readKubeconfig(file string) (access, error) {
-	raw, err := os.ReadFile(file)
-	if err != nil {
-		return access{}, err
-	}
-	server := serverLine.FindSubmatch(raw)
-	fields := dataLines.FindAllSubmatch(raw, -1)
-	if server == nil || len(fields) != 3 {
-		return access{}, fmt.Errorf("%s is not what a kubeconfig of Portico is", file)
-	}
-	out := access{Address: string(server[1])}
-	at := map[string]*[]byte{"certificate-authority": &out.CA, "client-certificate": &out.Cert, "client-key": &out.Key}
-	for _, field := range fields {
-		value, err := base64.StdEncoding.DecodeString(string(field[2]))
-		if err != nil {
-			return access{}, fmt.Errorf("read %s: %w", file, err)
-		}
-		*at[string(field[1])] = value
-	}
-	return out, nil
 }
 
 // startPeer runs etcd and kube-apiserver the way kubeadm sets them up. It tries again
@@ -202,7 +163,7 @@ func startPeer(ctx context.Context, dir, cpus, etcd, apiserver string) (*subject
 		if s, err = tryPeer(ctx, ca, cpus, etcd, apiserver); err == nil {
 			return s, nil
 		}
-		if !errors.Is(err, errEnded) {
+		if !errors.Is(err, process.ErrEnded) {
 			break
 		}
 		if err := os.RemoveAll(ca.path("etcd")); err != nil {
@@ -213,7 +174,7 @@ func startPeer(ctx context.Context, dir, cpus, etcd, apiserver string) (*subject
 }
 
 func tryPeer(ctx context.Context, ca *authority, cpus, etcd, apiserver string) (_ *subject, err error) {
-	ports, err := freePorts(3)
+	ports, err := process.FreePorts(3)
 	if err != nil {
 		return nil, err
 	}
@@ -237,7 +198,7 @@ func tryPeer(ctx context.Context, ca *authority, cpus, etcd, apiserver string) (
 	}
 	s.processes = append(s.processes, p)
 	// kube-apiserver looks for etcd each second only: it isn't started before that listens.
-	if err := p.wait(ctx, startPatience, func(ctx context.Context) error {
+	if err := p.Wait(ctx, startPatience, func(ctx context.Context) error {
 		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", "127.0.0.1:"+ports[0])
 		if err == nil {
 			conn.Close()
@@ -262,7 +223,7 @@ func tryPeer(ctx context.Context, ca *authority, cpus, etcd, apiserver string) (
 	if s.access, err = ca.access("127.0.0.1:"+ports[2], "admin"); err != nil {
 		return nil, err
 	}
-	err = p.wait(ctx, startPatience, func(ctx context.Context) error { return isReady(ctx, s.access) })
+	err = p.Wait(ctx, startPatience, func(ctx context.Context) error { return apiclient.IsReady(ctx, s.access) })
 	s.ready = time.Since(begin)
 	return s, err
 }
@@ -270,11 +231,11 @@ func tryPeer(ctx context.Context, ca *authority, cpus, etcd, apiserver string) (
 // addToken makes a service account that may do everything, by roles, and its token:
 // the same requests for both servers.
 func (s *subject) addToken(ctx context.Context) error {
-	c, err := dial(ctx, s.access, false)
+	c, err := apiclient.Dial(ctx, s.access, false)
 	if err != nil {
 		return err
 	}
-	defer c.close()
+	defer c.Close()
 	var answer bytes.Buffer
 	const accounts = "/api/v1/namespaces/default/serviceaccounts"
 	for _, request := range []struct{ path, body string }{
@@ -285,8 +246,8 @@ func (s *subject) addToken(ctx context.Context) error {
 		{accounts + "/bench/token", `{"apiVersion":"authentication.k8s.io/v1","kind":"TokenRequest","spec":{"expirationSeconds":7200}}`},
 	} {
 		// The namespace and the default roles may come a moment after readiness.
-		if err := s.processes[0].wait(ctx, startPatience, func(ctx context.Context) error {
-			return c.must("POST", request.path, "application/json", []byte(request.body), &answer)
+		if err := s.processes[0].Wait(ctx, startPatience, func(ctx context.Context) error {
+			return c.Must("POST", request.path, "application/json", []byte(request.body), &answer)
 		}); err != nil {
 			return fmt.Errorf("make a token: %w", err)
 		}
@@ -301,4 +262,13 @@ func (s *subject) addToken(ctx context.Context) error {
 	}
 	s.access.Token = token.Status.Token
 	return nil
+}
+
+// launch starts a server on the given processors (a list for taskset; "" is all).
+func launch(dir, cpus string, argv ...string) (*process.Process, error) {
+	name := filepath.Base(argv[0])
+	if cpus != "" {
+		argv = append([]string{"taskset", "-c", cpus}, argv...)
+	}
+	return process.Launch(dir, name, argv...)
 }

@@ -10,6 +10,9 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
+
+	"portico.dev/portico/bench/apiclient"
+	"portico.dev/portico/bench/figure"
 )
 
 // changePause lets a server finish with a change before the next one, and the garbage
@@ -20,12 +23,12 @@ const changePause = 100 * time.Millisecond
 // changes it, and every event is one of ours.
 const watchedNamespace, watchedPath = "/api/v1/namespaces", "/api/v1/namespaces/bench/services"
 
-func (j *job) makeWatched(writer *client, answer *bytes.Buffer) error {
-	if err := writer.must("POST", watchedNamespace, "application/json",
+func (j *job) makeWatched(writer *apiclient.Client, answer *bytes.Buffer) error {
+	if err := writer.Must("POST", watchedNamespace, "application/json",
 		[]byte(`{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"bench"}}`), answer); err != nil {
 		return err
 	}
-	return writer.must("POST", watchedPath, "application/json",
+	return writer.Must("POST", watchedPath, "application/json",
 		[]byte(`{"apiVersion":"v1","kind":"Service","metadata":{"name":"watched"},"spec":{"ports":[{"name":"http","port":80,"targetPort":8080}]}}`), answer)
 }
 
@@ -34,11 +37,11 @@ func (j *job) makeWatched(writer *client, answer *bytes.Buffer) error {
 func (j *job) watch(ctx context.Context) (report, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	writer, err := dial(ctx, j.Access, false)
+	writer, err := apiclient.Dial(ctx, j.Access, false)
 	if err != nil {
 		return report{}, err
 	}
-	defer writer.close()
+	defer writer.Close()
 	clients, err := j.dialAll(ctx, j.Connections)
 	if err != nil {
 		return report{}, err
@@ -49,7 +52,7 @@ func (j *job) watch(ctx context.Context) (report, error) {
 	defer func() {
 		a.over.Store(true)
 		for _, c := range clients {
-			c.close() // ends its reader
+			c.Close() // ends its reader
 		}
 	}()
 	var answer bytes.Buffer
@@ -77,12 +80,12 @@ func (j *job) watch(ctx context.Context) (report, error) {
 		}
 		time.Sleep(changePause)
 	}
-	return report{Step: 1, P50ms: milliseconds(percentile(took, 50)), P99ms: milliseconds(percentile(took, 99)), MaxMs: milliseconds(percentile(took, 100))}, nil
+	return report{Step: 1, P50ms: figure.Milliseconds(figure.Percentile(took, 50)), P99ms: figure.Milliseconds(figure.Percentile(took, 99)), MaxMs: figure.Milliseconds(figure.Percentile(took, 100))}, nil
 }
 
 // subscribe opens all watches at the present revision and waits for their headers.
-func (j *job) subscribe(ctx context.Context, writer *client, clients []*client, answer *bytes.Buffer) error {
-	if err := writer.must("GET", watchedPath+"?limit=1", "", nil, answer); err != nil {
+func (j *job) subscribe(ctx context.Context, writer *apiclient.Client, clients []*apiclient.Client, answer *bytes.Buffer) error {
+	if err := writer.Must("GET", watchedPath+"?limit=1", "", nil, answer); err != nil {
 		return err
 	}
 	var list struct {
@@ -96,16 +99,16 @@ func (j *job) subscribe(ctx context.Context, writer *client, clients []*client, 
 	path := watchedPath + "?watch=1&timeoutSeconds=600&resourceVersion=" + list.Metadata.ResourceVersion
 	for i, c := range clients {
 		watches := (j.Watchers - i + len(clients) - 1) / len(clients)
-		if err := c.conn.SetDeadline(time.Now().Add(callTimeout)); err != nil {
+		if err := c.SetDeadline(time.Now().Add(apiclient.CallTimeout)); err != nil {
 			return err
 		}
 		for range watches {
-			if _, err := c.open("GET", path, "", nil); err != nil {
+			if _, err := c.Open("GET", path, "", nil); err != nil {
 				return fmt.Errorf("open a watch: %w", err)
 			}
 		}
 		for opened := 0; opened < watches; {
-			frame, err := c.next()
+			frame, err := c.Next()
 			if err != nil {
 				return fmt.Errorf("open a watch: %w", err)
 			}
@@ -115,7 +118,7 @@ func (j *job) subscribe(ctx context.Context, writer *client, clients []*client, 
 				}
 			}
 		}
-		if err := c.conn.SetDeadline(time.Time{}); err != nil {
+		if err := c.SetDeadline(time.Time{}); err != nil {
 			return err
 		}
 		if err := ctx.Err(); err != nil {
@@ -135,9 +138,9 @@ type audience struct {
 
 // listen counts the events of one connection. An event is a line of JSON, and only a
 // line's end is an end of line.
-func (a *audience) listen(c *client) error {
+func (a *audience) listen(c *apiclient.Client) error {
 	for {
-		frame, err := c.next()
+		frame, err := c.Next()
 		if err != nil {
 			if a.over.Load() {
 				return nil
@@ -157,11 +160,11 @@ func (a *audience) listen(c *client) error {
 	}
 }
 
-func (a *audience) change(ctx context.Context, writer *client, n int, answer *bytes.Buffer) (time.Duration, error) {
+func (a *audience) change(ctx context.Context, writer *apiclient.Client, n int, answer *bytes.Buffer) (time.Duration, error) {
 	a.seen.Store(0)
 	body := fmt.Appendf(nil, `{"metadata":{"annotations":{"bench.portico.dev/change":"%d"}}}`, n)
 	begin := time.Now()
-	if err := writer.must("PATCH", watchedPath+"/watched", "application/merge-patch+json", body, answer); err != nil {
+	if err := writer.Must("PATCH", watchedPath+"/watched", "application/merge-patch+json", body, answer); err != nil {
 		return 0, err
 	}
 	select {
@@ -169,7 +172,7 @@ func (a *audience) change(ctx context.Context, writer *client, n int, answer *by
 		return at.Sub(begin), nil
 	case <-ctx.Done():
 		return 0, context.Cause(ctx)
-	case <-time.After(callTimeout):
-		return 0, fmt.Errorf("only %d of %d watchers saw change %d within %v", a.seen.Load(), a.size, n, callTimeout)
+	case <-time.After(apiclient.CallTimeout):
+		return 0, fmt.Errorf("only %d of %d watchers saw change %d within %v", a.seen.Load(), a.size, n, apiclient.CallTimeout)
 	}
 }

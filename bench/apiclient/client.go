@@ -1,4 +1,4 @@
-package main
+package apiclient
 
 import (
 	"bufio"
@@ -15,8 +15,8 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
-// access is how clients reach and convince a server.
-type access struct {
+// Access is how clients reach and convince a server.
+type Access struct {
 	Address string // host:port
 	CA      []byte // PEM
 	Cert    []byte // PEM, of an administrator
@@ -30,14 +30,14 @@ const (
 	window = 1 << 30
 	// giveBack is when a connection's window is filled up again.
 	giveBack = 1 << 24
-	// callTimeout bounds one request; a server that needs longer has failed.
-	callTimeout = time.Minute
+	// CallTimeout bounds one request; a server that needs longer has failed.
+	CallTimeout = time.Minute
 )
 
-// client is one HTTP/2 connection (RFC 9113) with one request at a time, or some
+// Client is one HTTP/2 connection (RFC 9113) with one request at a time, or some
 // watches. It is made of frames instead of net/http, whose goroutines per connection and
 // stream would cost as much processor as the servers that are measured.
-type client struct {
+type Client struct {
 	conn    *tls.Conn
 	out     *bufio.Writer
 	framer  *http2.Framer
@@ -51,14 +51,14 @@ type client struct {
 	received  uint32 // not given back yet
 }
 
-// dial connects with the administrator's certificate, or with the token where byToken.
-func dial(ctx context.Context, a access, byToken bool) (*client, error) {
+// Dial connects with the administrator's certificate, or with the token where byToken.
+func Dial(ctx context.Context, a Access, byToken bool) (*Client, error) {
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(a.CA) {
 		return nil, fmt.Errorf("connect to %s: no certificate in the authority's file", a.Address)
 	}
 	config := &tls.Config{RootCAs: roots, NextProtos: []string{"h2"}, ServerName: "localhost", MinVersion: tls.VersionTLS13}
-	c := &client{authority: a.Address, last: 1, send: 1<<16 - 1}
+	c := &Client{authority: a.Address, last: 1, send: 1<<16 - 1}
 	switch {
 	case byToken:
 		c.token = a.Token
@@ -80,15 +80,19 @@ func dial(ctx context.Context, a access, byToken bool) (*client, error) {
 	c.framer.SetReuseFrames()
 	c.encoder = hpack.NewEncoder(&c.fields)
 	if err := c.greet(); err != nil {
-		c.close()
+		c.Close()
 		return nil, fmt.Errorf("greet %s: %w", a.Address, err)
 	}
 	return c, nil
 }
 
-func (c *client) close() { c.conn.Close() }
+// Close ends the connection; what reads from it gets an error.
+func (c *Client) Close() { c.conn.Close() }
 
-func (c *client) greet() error {
+// SetDeadline bounds Open and Next; the zero time doesn't.
+func (c *Client) SetDeadline(t time.Time) error { return c.conn.SetDeadline(t) }
+
+func (c *Client) greet() error {
 	if _, err := c.out.WriteString(http2.ClientPreface); err != nil {
 		return err
 	}
@@ -101,10 +105,10 @@ func (c *client) greet() error {
 	return c.out.Flush()
 }
 
-// open sends a request and returns its stream.
-func (c *client) open(method, path, contentType string, body []byte) (uint32, error) {
+// Open sends a request and returns its stream.
+func (c *Client) Open(method, path, contentType string, body []byte) (uint32, error) {
 	for int64(len(body)) > c.send {
-		if _, err := c.next(); err != nil {
+		if _, err := c.Next(); err != nil {
 			return 0, err
 		}
 	}
@@ -138,13 +142,13 @@ func (c *client) open(method, path, contentType string, body []byte) (uint32, er
 }
 
 // field adds one. Writing to a buffer doesn't fail.
-func (c *client) field(name, value string) {
+func (c *Client) field(name, value string) {
 	_ = c.encoder.WriteField(hpack.HeaderField{Name: name, Value: value, Sensitive: false})
 }
 
-// next reads a frame and answers those that are about the connection. The frame is
+// Next reads a frame and answers those that are about the connection. The frame is
 // good until the next call.
-func (c *client) next() (http2.Frame, error) {
+func (c *Client) Next() (http2.Frame, error) {
 	frame, err := c.framer.ReadFrame()
 	if err != nil {
 		return nil, err
@@ -187,18 +191,18 @@ func (c *client) next() (http2.Frame, error) {
 	return frame, err
 }
 
-// call is one request and its answer, which is good until the next call.
-func (c *client) call(method, path, contentType string, body []byte, answer *bytes.Buffer) (status int, err error) {
-	if err := c.conn.SetDeadline(time.Now().Add(callTimeout)); err != nil {
+// Call is one request and its answer, which is good until the next call.
+func (c *Client) Call(method, path, contentType string, body []byte, answer *bytes.Buffer) (status int, err error) {
+	if err := c.conn.SetDeadline(time.Now().Add(CallTimeout)); err != nil {
 		return 0, err
 	}
-	stream, err := c.open(method, path, contentType, body)
+	stream, err := c.Open(method, path, contentType, body)
 	if err != nil {
 		return 0, fmt.Errorf("%s %s: %w", method, path, err)
 	}
 	answer.Reset()
 	for {
-		frame, err := c.next()
+		frame, err := c.Next()
 		if err != nil {
 			return 0, fmt.Errorf("%s %s: %w", method, path, err)
 		}
@@ -221,11 +225,23 @@ func (c *client) call(method, path, contentType string, body []byte, answer *byt
 	}
 }
 
-// must is call, and an error where the answer isn't a success.
-func (c *client) must(method, path, contentType string, body []byte, answer *bytes.Buffer) error {
-	status, err := c.call(method, path, contentType, body, answer)
+// Must is Call, and an error where the answer isn't a success.
+func (c *Client) Must(method, path, contentType string, body []byte, answer *bytes.Buffer) error {
+	status, err := c.Call(method, path, contentType, body, answer)
 	if err == nil && status/100 != 2 {
 		err = fmt.Errorf("%s %s: %d %s", method, path, status, answer)
 	}
 	return err
+}
+
+// IsReady asks /readyz as a stranger: both servers answer that to everybody, once
+// their roles are there.
+func IsReady(ctx context.Context, a Access) error {
+	a.Cert, a.Key, a.Token = nil, nil, ""
+	c, err := Dial(ctx, a, false)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return c.Must("GET", "/readyz", "", nil, &bytes.Buffer{})
 }

@@ -1,0 +1,123 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+)
+
+// The short form measures real agents and packets, writes every figure that it can
+// have, and leaves nothing behind.
+func TestShortFormMeasures(t *testing.T) {
+	binary := os.Getenv("PORTICO")
+	if binary == "" {
+		t.Skip("PORTICO doesn't name a binary to measure; `make bench-dataplane BENCH=short` does")
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to make network namespaces")
+	}
+	dir, out := t.TempDir(), filepath.Join(t.TempDir(), "out", "dataplane.json")
+	if err := run(context.Background(), []string{"-short", "-portico", binary, "-dir", dir, "-out", out}); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got map[string]any
+	if err := json.Unmarshal(raw, &got); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{
+		"plain_crr_cpu_us_10", "nft_crr_cpu_ratio_10", "nft_crr_cpu_ratio_200", "program_200_seconds_nft", "event_to_packet_p99_ms", "api_to_packet_p99_ms",
+		"agent_rss_mb_200", "agent_cpu_percent_200_churn", "restart_connections", "restart_to_change_ms",
+	} {
+		if v, ok := got[name].(float64); !ok || v <= 0 {
+			t.Errorf("%s is %v", name, got[name])
+		}
+	}
+	// The rest depends on the machine; this never does.
+	if v := got["restart_failed_connections"]; v != 0.0 {
+		t.Errorf("%v connections failed in restarts: %v", v, got["notes"])
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+// The test binary is the program that measures, too.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == insideCommand {
+		main()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+func TestMediansAndGoals(t *testing.T) {
+	r := newResults(&plan{})
+	r.put("nft_crr_cpu_ratio_10", 1.2, 1.4, 1.1)
+	r.put("kubeproxy_nft_crr_cpu_ratio_10", 1.25)
+	r.put("nft_crr_cpu_ratio_10k", 1.32)
+	r.put("api_to_packet_p99_ms_1k", 12)
+	r.put("api_to_packet_p99_ms_10k_churn", 31)
+	r.put("agent_rss_mb_10k", 90)
+	r.put("kubeproxy_rss_mb_10k", 240)
+	m := r.medians()
+	if m["nft_crr_cpu_ratio_10"] != 1.2 || m["api_to_packet_p99_ms"] != 31 {
+		t.Errorf("medians are %v", m)
+	}
+	if got := ratios(m); got["nft_crr_cpu_ratio_10"] != 0.96 || got["agent_rss_mb_10k"] != 0.375 {
+		t.Errorf("ratios are %v", got)
+	}
+	met := map[string]bool{}
+	for _, j := range judge(m) {
+		met[j.label()] = j.met()
+	}
+	for label, want := range map[string]bool{
+		"nft_crr_cpu_ratio_10": true, "nft_crr_cpu_ratio_10k": false, "nft_crr_cpu_ratio_10 / kubeproxy_nft_crr_cpu_ratio_10": true,
+		"api_to_packet_p99_ms": false, "agent_rss_mb_10k": true,
+	} {
+		if got, judged := met[label]; !judged || got != want {
+			t.Errorf("%s: met %v, judged %v", label, got, judged)
+		}
+	}
+	if _, judged := met["one_endpoint_us_nft"]; judged {
+		t.Error("a figure that nobody measured is judged")
+	}
+}
+
+// A changed Service has as many endpoints as before, the first of which is another.
+func TestChangedEndpoints(t *testing.T) {
+	for n := range 2 * addressesEach {
+		now, next := changed(3, n), changed(3, n+1)
+		if len(now) != endpointsEach || now[0] == next[0] || !slices.Equal(now[1:], next[1:]) {
+			t.Fatalf("change %d: %v, then %v", n, now, next)
+		}
+		for _, a := range now {
+			if a.Less(endpoint(3, 0)) || !a.Less(endpoint(4, 0)) {
+				t.Fatalf("change %d: %v isn't an address of the Service", n, a)
+			}
+		}
+	}
+}
+
+func TestTraceOfCalls(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "trace")
+	const text = `   342.905 ( 0.085 ms): portico/16783 sendto(fd: 13<socket:[18018223]>, buff: 0x26c0bb10b000, len: 512, addr_len: 0xc) = 512
+   343.005 (         ): portico/16783 sendto(fd: 13<socket:[18018223]>, buff: 0x26c0bb10b000, len: 512, addr_len: 0xc) ...
+   343.005 ( 0.113 ms): portico/16783  ... [continued]: sendto())                                     = 512
+   343.407 ( 0.013 ms): portico/16768 recvmsg(fd: 12<socket:[18017203]>, msg: 0x26c0b9f17568, flags: PEEK)  = 488
+`
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got, err := callTimes(file)
+	if want := []time.Duration{85 * time.Microsecond, 113 * time.Microsecond}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("got %v, %v; want %v", got, err, want)
+	}
+}

@@ -1,0 +1,93 @@
+// Command dns measures Portico's DNS server against CoreDNS with its kubernetes plugin:
+// both on the objects of one API, one after the other, several times, under the same
+// load from dnsperf; and against a program that only sends back what it gets. See
+// docs/performance.md for what the figures mean.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// plan is what is measured, and how often.
+type plan struct {
+	portico, coredns string // binaries; no peer without the latter
+	out, dir         string
+	sizes            []int // how many Services, in growing order
+	rounds           int
+	duration         time.Duration // of each load
+	rate             int           // queries per second at which the waiting is measured
+	news             int           // Services whose way into the answers is timed
+	idle             time.Duration // before memory is read
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Args[1:])
+	stop()
+	if errors.Is(err, flag.ErrHelp) {
+		return
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string) error {
+	if len(args) == 2 && args[0] == echoCommand {
+		return echo(ctx, args[1])
+	}
+	p, err := parse(args)
+	if err != nil {
+		return err
+	}
+	if _, err := exec.LookPath("dnsperf"); err != nil {
+		return errors.New("dnsperf, which makes the load, is not installed; run `apt-get install --no-install-recommends dnsperf`")
+	}
+	return p.run(ctx)
+}
+
+func parse(args []string) (*plan, error) {
+	p := &plan{rate: 5000}
+	f := flag.NewFlagSet("dns", flag.ContinueOnError)
+	f.StringVar(&p.portico, "portico", "bin/portico", "our binary")
+	f.StringVar(&p.coredns, "coredns", "", "the peer; none: only ours is measured")
+	f.StringVar(&p.out, "out", "", "file for the figures, in JSON")
+	f.StringVar(&p.dir, "dir", os.TempDir(), "where the servers' folders are made")
+	sizes := f.String("services", "1000,10000", "how many Services, in growing order")
+	f.IntVar(&p.rounds, "rounds", 3, "how often each is measured at each size")
+	f.DurationVar(&p.duration, "duration", 5*time.Second, "how long each load lasts")
+	f.IntVar(&p.news, "news", 200, "Services whose way from the watch into the answers is timed")
+	f.DurationVar(&p.idle, "idle", 3*time.Second, "how long a server is left alone before its memory is read")
+	short := f.Bool("short", false, "one small round without the peer, to see that the measurement works")
+	if err := f.Parse(args); err != nil {
+		return nil, err
+	}
+	if f.NArg() > 0 {
+		return nil, fmt.Errorf("%q is no flag", f.Arg(0))
+	}
+	if *short {
+		p.coredns, *sizes, p.rounds, p.duration, p.news, p.idle = "", "200", 1, time.Second, 10, time.Second
+	}
+	for _, text := range strings.Split(*sizes, ",") {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < headlessServices || len(p.sizes) > 0 && n <= p.sizes[len(p.sizes)-1] {
+			return nil, fmt.Errorf("-services %q: wanted are growing numbers from %d on, like 1000,10000", *sizes, headlessServices)
+		}
+		p.sizes = append(p.sizes, n)
+	}
+	if p.rounds < 1 || p.duration < time.Second || p.news < 1 {
+		return nil, errors.New("wanted: a round, a second of load, and a new Service, at least")
+	}
+	return p, nil
+}

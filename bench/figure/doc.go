@@ -1,0 +1,2 @@
+// Package figure makes figures of measurements and writes them to a file.
+package figure
