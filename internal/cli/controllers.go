@@ -24,6 +24,7 @@ import (
 	"portico.dev/portico/internal/controllers/namesake"
 	"portico.dev/portico/internal/controllers/namespaces"
 	"portico.dev/portico/internal/controllers/nodes"
+	"portico.dev/portico/internal/controllers/problems"
 	"portico.dev/portico/internal/controllers/quota"
 	"portico.dev/portico/internal/controllers/rootca"
 	"portico.dev/portico/internal/controllers/scheduling"
@@ -33,8 +34,9 @@ import (
 )
 
 // runControllers runs every controller while this process holds their Lease. claims are
-// those of the API server's store, ca is its authority's certificate.
-func runControllers(ctx context.Context, config *rest.Config, claims addresses.Claims, ca []byte, o *options, log *slog.Logger) error {
+// those of the API server's store, held is what it holds in memory, ca is its authority's
+// certificate.
+func runControllers(ctx context.Context, config *rest.Config, claims addresses.Claims, held caches.Held, ca []byte, o *options, log *slog.Logger) error {
 	kube, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return fmt.Errorf("make the controllers' client: %w", err)
@@ -54,6 +56,9 @@ func runControllers(ctx context.Context, config *rest.Config, claims addresses.C
 			{Name: "system", Run: func(ctx context.Context) error { return system.Run(ctx, kube, log) }},
 			{Name: "endpoints", Run: func(ctx context.Context) error {
 				return endpoints.Run(ctx, endpoints.Deps{Client: kube, Caches: shared, Recorder: recorder, Log: log})
+			}},
+			{Name: "problems", Run: func(ctx context.Context) error {
+				return problems.Run(ctx, problems.Deps{Client: kube, Caches: shared, Recorder: recorder, Log: log})
 			}},
 			{Name: "garbage", Run: func(ctx context.Context) error {
 				return garbage.Run(ctx, garbage.Deps{Metadata: meta, Discovery: kube.Discovery(), Log: log})
@@ -91,7 +96,7 @@ func runControllers(ctx context.Context, config *rest.Config, claims addresses.C
 		}
 	}
 	lease := leader.Config{Leases: kube.CoordinationV1(), Identity: o.nodeName}
-	return controllers.Run(ctx, controllers.Config{Lease: lease, Client: kube, Log: log}, list)
+	return controllers.Run(ctx, controllers.Config{Lease: lease, Client: kube, Held: held, Log: log}, list)
 }
 
 // newRecorder writes Events in the name of component; stop ends it.

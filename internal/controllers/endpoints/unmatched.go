@@ -6,12 +6,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/meta"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
-
-	core "portico.dev/portico/internal/core/endpoints"
 )
 
 // What came closest to a selector changes with pods that the Service doesn't
@@ -60,26 +56,6 @@ func (u *unmatched) forget(key types.NamespacedName) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	delete(u.looks, key)
-}
-
-// withCondition gives a copy of the Service with the condition as wanted (nil:
-// absent), or false when it is so already.
-func withCondition(svc *corev1.Service, want *metav1.Condition) (*corev1.Service, bool) {
-	now := meta.FindStatusCondition(svc.Status.Conditions, core.MatchedCondition)
-	switch {
-	case now == nil && want == nil:
-		return nil, false
-	case now != nil && want != nil && now.Status == want.Status && now.Reason == want.Reason &&
-		now.Message == want.Message && now.ObservedGeneration == want.ObservedGeneration:
-		return nil, false
-	}
-	next := svc.DeepCopy()
-	if want == nil {
-		meta.RemoveStatusCondition(&next.Status.Conditions, core.MatchedCondition)
-	} else {
-		meta.SetStatusCondition(&next.Status.Conditions, *want)
-	}
-	return next, true
 }
 
 func (c *controller) podsOf(namespace string) ([]*corev1.Pod, error) {

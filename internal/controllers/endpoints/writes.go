@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	core "portico.dev/portico/internal/core/endpoints"
+	rules "portico.dev/portico/internal/core/service"
 )
 
 // writeSlices carries a plan out, in its order. It stops at the first failure of
@@ -150,7 +151,7 @@ func (c *controller) noteMatch(ctx context.Context, svc *corev1.Service, matched
 }
 
 func (c *controller) setCondition(ctx context.Context, svc *corev1.Service, want *metav1.Condition) error {
-	next, changed := withCondition(svc, want)
+	next, changed := rules.WithCondition(svc, core.MatchedCondition, want)
 	if !changed {
 		return nil
 	}

@@ -61,6 +61,8 @@ type Service struct {
 	Distribution    string // spec.trafficDistribution, "" when unset
 	Foreign         bool   // service-proxy-name is set: another proxy serves it
 	TopologyKeys    []string
+
+	Faults []Fault // what was left out
 }
 
 // ServicePort is one entry of spec.ports.
@@ -77,14 +79,14 @@ type Ingress struct {
 	Proxy bool // ipMode Proxy: not to be short-circuited inside
 }
 
-// Slice is what a node knows of an EndpointSlice. Slices of address type FQDN
-// are none of ours.
+// Slice is what a node knows of an EndpointSlice.
 type Slice struct {
 	Name      types.NamespacedName
 	Service   types.NamespacedName // from the label kubernetes.io/service-name
 	IPv6      bool
 	Ports     []SlicePort
-	Endpoints []Endpoint
+	Endpoints []Endpoint // by address
+	Faults    []Fault    // what was left out
 	// Trigger is the time of the change that caused this version (annotation
 	// endpoints.kubernetes.io/last-change-trigger-time); zero when unknown.
 	Trigger time.Time
@@ -103,7 +105,6 @@ type Endpoint struct {
 	Node        string // "" when unknown
 	Zone        string
 	Hostname    string
-	Target      types.NamespacedName // targetRef, when it is a Pod
 	Ready       bool
 	Serving     bool
 	Terminating bool

@@ -75,6 +75,11 @@ func TestFromService(t *testing.T) {
 		HasSelector: true, Affinity: time.Minute, ExternalLocal: true, InternalLocal: true,
 		SourceRanges: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}, HealthCheckNodePort: 30999,
 		PublishNotReady: true, Distribution: "PreferSameZone", TopologyKeys: []string{"kubernetes.io/hostname", "*"},
+		Faults: []Fault{
+			{Reason: BadAddress, Field: "spec.externalIPs[1]", Value: "nonsense"},
+			{Reason: BadProtocol, Field: "spec.ports[2].protocol", Value: "DCCP"},
+			{Reason: BadRange, Field: "spec.loadBalancerSourceRanges[1]", Value: "nonsense"},
+		},
 	}
 	if got := FromService(in); !reflect.DeepEqual(got, want) {
 		t.Errorf("got\n%+v\nwant\n%+v", got, want)
@@ -90,7 +95,31 @@ func TestServiceShapes(t *testing.T) {
 	}{
 		{"nothing set", corev1.Service{}, Service{}},
 		{"headless", corev1.Service{Spec: corev1.ServiceSpec{ClusterIP: "None", ClusterIPs: []string{"None"}}}, Service{Headless: true}},
-		{"clusterIP alone, as old objects have it", corev1.Service{Spec: corev1.ServiceSpec{ClusterIP: "10.96.0.1"}}, Service{ClusterIPs: addrList("10.96.0.1")}},
+		{"clusterIP alone, as old objects have it", corev1.Service{Spec: corev1.ServiceSpec{ClusterIP: "10.96.0.1", Ports: []corev1.ServicePort{{Port: 80}}}}, Service{ClusterIPs: addrList("10.96.0.1"), Ports: []ServicePort{{Protocol: TCP, Port: 80}}}},
+		{"no ports", corev1.Service{Spec: corev1.ServiceSpec{ClusterIP: "10.96.0.1"}}, Service{ClusterIPs: addrList("10.96.0.1"), Faults: []Fault{{Reason: NoPorts, Field: "spec.ports"}}}},
+		{"numbers that are no ports", corev1.Service{Spec: corev1.ServiceSpec{
+			HealthCheckNodePort: 65536 + 80, Ports: []corev1.ServicePort{{}, {Port: 65536 + 80}, {Port: 80, NodePort: -1}},
+		}}, Service{
+			Ports: []ServicePort{{Protocol: TCP, Port: 80}},
+			Faults: []Fault{
+				{Reason: BadPort, Field: "spec.ports[0].port", Value: "0"},
+				{Reason: BadPort, Field: "spec.ports[1].port", Value: "65616"},
+				{Reason: BadPort, Field: "spec.ports[2].nodePort", Value: "-1"},
+				{Reason: BadPort, Field: "spec.healthCheckNodePort", Value: "65616"},
+			},
+		}},
+		{"source ranges of which none can be read admit nobody", corev1.Service{
+			Spec:   corev1.ServiceSpec{LoadBalancerSourceRanges: []string{"10.0.0.0"}},
+			Status: corev1.ServiceStatus{LoadBalancer: corev1.LoadBalancerStatus{Ingress: []corev1.LoadBalancerIngress{{IP: "192.0.2.1"}}}},
+		}, Service{Faults: []Fault{{Reason: BadRange, Field: "spec.loadBalancerSourceRanges[0]", Value: "10.0.0.0"}}}},
+		{"an address that would be every node port", corev1.Service{
+			Spec:   corev1.ServiceSpec{ExternalIPs: []string{"0.0.0.0", "::ffff:127.0.0.1"}},
+			Status: corev1.ServiceStatus{LoadBalancer: corev1.LoadBalancerStatus{Ingress: []corev1.LoadBalancerIngress{{IP: "169.254.169.254"}}}},
+		}, Service{Faults: []Fault{
+			{Reason: BadAddress, Field: "spec.externalIPs[0]", Value: "0.0.0.0"},
+			{Reason: BadAddress, Field: "spec.externalIPs[1]", Value: "::ffff:127.0.0.1"},
+			{Reason: BadAddress, Field: "status.loadBalancer.ingress[0].ip", Value: "169.254.169.254"},
+		}}},
 		{
 			"ExternalName forgets the rest",
 			corev1.Service{Spec: corev1.ServiceSpec{
@@ -150,10 +179,15 @@ func TestFromSlice(t *testing.T) {
 		Endpoints: []Endpoint{
 			{
 				Addr: netip.MustParseAddr("fd00:10:245::2"), Node: "node-a", Zone: "z1", Hostname: "web-0",
-				Target: types.NamespacedName{Namespace: "shop", Name: "pod-0"},
-				Ready:  true, Serving: true, NodeHints: []string{"node-a"}, ZoneHints: []string{"z1", "z2"},
+				Ready: true, Serving: true, NodeHints: []string{"node-a"}, ZoneHints: []string{"z1", "z2"},
 			},
 			{Addr: netip.MustParseAddr("fd00:10:245::4"), Ready: true, Serving: true},
+		},
+		Faults: []Fault{
+			{Reason: BadPort, Field: "ports[2].port", Value: "unset"},
+			{Reason: BadProtocol, Field: "ports[3].protocol", Value: "DCCP"},
+			{Reason: BadAddress, Field: "endpoints[2].addresses", Value: "nonsense"},
+			{Reason: BadAddress, Field: "endpoints[3].addresses"},
 		},
 	}
 	if got := FromSlice(in); !reflect.DeepEqual(got, want) {
@@ -162,10 +196,13 @@ func TestFromSlice(t *testing.T) {
 
 	orphan := in.DeepCopy()
 	orphan.Labels = nil
+	if FromSlice(orphan) != nil {
+		t.Error("a slice without a Service is none of ours")
+	}
 	names := in.DeepCopy()
 	names.AddressType = discoveryv1.AddressTypeFQDN
-	if FromSlice(orphan) != nil || FromSlice(names) != nil {
-		t.Error("a slice without a Service, or of names, is none of ours")
+	if got := FromSlice(names); len(got.Endpoints) > 0 || len(got.Faults) != 1 || got.Faults[0].Reason != BadAddressType {
+		t.Errorf("a slice of names: %+v", got)
 	}
 	bad := in.DeepCopy()
 	bad.Annotations[corev1.EndpointsLastChangeTriggerTime] = "yesterday"
@@ -211,6 +248,57 @@ func text(b *bool) string {
 		return "true"
 	}
 	return "false"
+}
+
+// Addresses that packets may not be sent to are left out of a slice, and a port that
+// is no number doesn't become another one.
+func TestRefusedEndpoints(t *testing.T) {
+	es := &discoveryv1.EndpointSlice{
+		ObjectMeta:  metav1.ObjectMeta{Labels: map[string]string{discoveryv1.LabelServiceName: "web"}},
+		AddressType: discoveryv1.AddressTypeIPv4,
+		Ports:       []discoveryv1.EndpointPort{{Port: ptr(int32(0))}, {Port: ptr(int32(65536 + 22))}, {Port: ptr(int32(80))}},
+	}
+	for _, a := range []string{"10.0.0.9", "127.0.0.1", "0.0.0.0", "169.254.169.254", "224.0.0.1", "239.1.2.3", "255.255.255.255", "fd00::1", "::1", "fe80::1%eth0", "fd00::2%x", "10.0.0.1"} {
+		es.Endpoints = append(es.Endpoints, discoveryv1.Endpoint{Addresses: []string{a}})
+	}
+	got := FromSlice(es)
+	var in []netip.Addr
+	for _, e := range got.Endpoints {
+		in = append(in, e.Addr)
+	}
+	if want := addrList("10.0.0.1", "10.0.0.9"); !reflect.DeepEqual(in, want) {
+		t.Errorf("endpoints %v, want %v", in, want)
+	}
+	if want := []SlicePort{{Protocol: TCP, Port: 80}}; !reflect.DeepEqual(got.Ports, want) {
+		t.Errorf("ports %v, want %v", got.Ports, want)
+	}
+	reasons := map[FaultReason]int{}
+	for _, f := range got.Faults {
+		reasons[f.Reason]++
+		if f.Endpoint == nil && f.Reason != BadPort {
+			t.Errorf("%s %s: no endpoint", f.Field, f.Value)
+		}
+		if f.Text() == "" || f.Field == "" {
+			t.Errorf("%+v says nothing", f)
+		}
+	}
+	if reasons[BadAddress] != 9 || reasons[WrongFamily] != 1 || reasons[BadPort] != 2 {
+		t.Errorf("faults %v", reasons)
+	}
+}
+
+// What conversion costs is the value: nothing is made for faults that aren't there.
+func TestConversionAllocates(t *testing.T) {
+	es := &discoveryv1.EndpointSlice{
+		ObjectMeta:  metav1.ObjectMeta{Labels: map[string]string{discoveryv1.LabelServiceName: "web"}},
+		AddressType: discoveryv1.AddressTypeIPv4, Ports: []discoveryv1.EndpointPort{{Port: ptr(int32(80))}},
+	}
+	for i := range 100 {
+		es.Endpoints = append(es.Endpoints, discoveryv1.Endpoint{Addresses: []string{netip.AddrFrom4([4]byte{10, 0, 0, byte(200 - i)}).String()}, NodeName: ptr("node-a")})
+	}
+	if n := testing.AllocsPerRun(100, func() { FromSlice(es) }); n > 3 {
+		t.Errorf("a slice of 100 endpoints: %v allocations, want 3", n)
+	}
 }
 
 func TestFromNode(t *testing.T) {

@@ -1,27 +1,23 @@
 package routing
 
 import (
-	"cmp"
 	"slices"
 
 	"portico.dev/portico/internal/core/catalog"
 )
 
+// MaxBackends is how many backends a set may have. Each costs every back end one
+// element for each frontend, so that one Service could fill the kernel's memory;
+// and their targets count in 16 bits. It is ten slices of the largest size the API
+// takes.
+const MaxBackends = 10_000
+
 // choice is the backend sets of one Service port in one family, and what the
 // verdicts must know besides.
 type choice struct {
-	Sets
+	*Sets
 	usable bool // some endpoint anywhere could serve, wherever it is
 }
-
-// Reasons for which an endpoint is left out.
-const (
-	leftNotReady     = "not ready"
-	leftNotServing   = "terminating and no longer serving"
-	leftTerminating  = "terminating, and ready ones exist"
-	leftTopology     = "its hints keep it for other nodes or zones"
-	leftTopologyKeys = "the topology keys prefer others, or don't allow it"
-)
 
 // choose fills the sets:
 //
@@ -34,114 +30,146 @@ const (
 // regard to topology.
 //
 // An endpoint that is in neither set is left out with a reason.
-func choose(node *catalog.Node, keys []string, port catalog.ServicePort, all []*catalog.Slice, v6 bool) *choice {
-	candidates := gather(node, port, all, v6)
-	c := &choice{}
-	near, left := nearest(node, candidates), leftTopology
+func (c *Computer) choose(sets *Sets, node *catalog.Node, keys []string, port catalog.ServicePort, from []*catalog.Slice, v6 bool) choice {
+	c.gather(node, port, from, v6)
+	why := OtherTopology
 	if len(keys) > 0 {
-		near, left = byKeys(node, keys, candidates), leftTopologyKeys
+		c.byKeys(node, keys)
+	} else {
+		why = c.nearest(node)
 	}
-	c.Cluster = fallBack(near, func(*candidate) bool { return true })
-	c.Local = fallBack(candidates, func(b *candidate) bool { return b.Local })
-	c.usable = len(fallBack(candidates, func(*candidate) bool { return true })) > 0
-
-	in := map[string]bool{}
-	for _, set := range [][]Backend{c.Cluster, c.Local} {
-		for i := range set {
-			in[set[i].String()] = true
-		}
+	cluster, local := pick{may: isNear}, pick{may: isLocal}
+	both, any := pick{may: isNearAndLocal}, pick{may: isAny}
+	for i := range c.all {
+		b := &c.all[i]
+		cluster.count(b)
+		local.count(b)
+		both.count(b)
+		any.count(b)
 	}
-	for i := range candidates {
-		if b := &candidates[i]; !in[b.String()] {
-			c.LeftOut = append(c.LeftOut, LeftOut{Backend: b.Backend, Reason: b.whyLeftOut(left)})
-		}
+	sets.Cluster = cluster.take(c.all)
+	if both.covers(&cluster) && both.covers(&local) {
+		sets.Local = sets.Cluster // a cluster of one node has all endpoints here
+	} else {
+		sets.Local = local.take(c.all)
 	}
-	return c
+	c.leaveRest(&cluster, &local, why)
+	if len(c.left) > 0 {
+		slices.SortFunc(c.left, compareLeftOut)
+		sets.LeftOut = slices.Clone(c.left)
+	}
+	return choice{sets, any.size() > 0}
 }
 
-// candidate is a backend with what the choice needs besides.
-type candidate struct {
-	Backend
-	nodeHints, zoneHints []string
-}
-
-// whyLeftOut gives the reason, which for a ready one is that of topology.
-func (b *candidate) whyLeftOut(topology string) string {
-	switch {
-	case b.Ready:
-		return topology
-	case b.Terminating && b.Serving:
-		return leftTerminating
-	case b.Terminating:
-		return leftNotServing
-	}
-	return leftNotReady
-}
-
-// rank orders the states of one endpoint that two slices list at once, which
-// happens while an endpoint moves between slices: the better state counts.
-func (b *candidate) rank() int {
-	switch {
-	case b.Ready:
-		return 2
-	case b.Serving:
-		return 1
-	}
-	return 0
-}
-
-// gather lists the endpoints that answer on a Service port, sorted and without
-// duplicates. Slice ports belong to Service ports by name and protocol.
-func gather(node *catalog.Node, port catalog.ServicePort, all []*catalog.Slice, v6 bool) []candidate {
-	var out []candidate
-	for _, s := range all {
-		if s.IPv6 != v6 {
-			continue
-		}
-		for _, sp := range s.Ports {
-			if sp.Name != port.Name || sp.Protocol != port.Protocol {
-				continue
-			}
-			for i := range s.Endpoints {
-				if e := &s.Endpoints[i]; e.Addr.Is6() == v6 {
-					out = append(out, candidateOf(node, e, sp.Port))
-				}
-			}
-		}
-	}
-	slices.SortFunc(out, func(a, b candidate) int {
-		return cmp.Or(a.Compare(b.AddrPort), cmp.Compare(b.rank(), a.rank()), cmp.Compare(a.Node, b.Node))
-	})
-	return slices.CompactFunc(out, func(a, b candidate) bool { return a.AddrPort == b.AddrPort })
-}
-
-// fallBack gives the ready backends among those that keep allows, else the ones
-// that serve while they terminate.
-func fallBack(from []candidate, keep func(*candidate) bool) []Backend {
-	var ready, terminating []Backend
-	for i := range from {
-		b := &from[i]
+// leaveRest notes the candidates that are in neither set.
+func (c *Computer) leaveRest(cluster, local *pick, topology Reason) {
+	cluster.taken, local.taken = 0, 0
+	for i := range c.all {
+		b := &c.all[i]
+		inCluster, inLocal := cluster.next(b), local.next(b)
 		switch {
-		case !keep(b):
-		case b.Ready:
-			ready = append(ready, b.Backend)
-		case b.Serving && b.Terminating:
-			terminating = append(terminating, b.Backend)
+		case inCluster || inLocal:
+		case cluster.has(b) || local.has(b):
+			c.leave(b, TooMany)
+		default:
+			c.leave(b, b.whyLeftOut(topology))
 		}
 	}
-	if len(ready) > 0 {
-		return ready
+}
+
+func isNear(b *candidate) bool         { return b.near }
+func isLocal(b *candidate) bool        { return b.local }
+func isNearAndLocal(b *candidate) bool { return b.near && b.local }
+func isAny(*candidate) bool            { return true }
+
+// servesToTheEnd reports whether an endpoint may be used when none is ready.
+func servesToTheEnd(b *candidate) bool { return b.endpoint.Serving && b.endpoint.Terminating }
+
+// pick is one set while it is chosen: the ready ones among those it may have, else
+// the ones that serve while they terminate, at most MaxBackends.
+type pick struct {
+	may                func(*candidate) bool
+	ready, terminating int
+	taken              int
+}
+
+func (p *pick) count(b *candidate) {
+	switch {
+	case !p.may(b):
+	case b.endpoint.Ready:
+		p.ready++
+	case servesToTheEnd(b):
+		p.terminating++
 	}
-	return terminating
+}
+
+// has reports whether the set has b, its size aside.
+func (p *pick) has(b *candidate) bool {
+	if !p.may(b) {
+		return false
+	}
+	if p.ready > 0 {
+		return b.endpoint.Ready
+	}
+	return servesToTheEnd(b)
+}
+
+// next is has for all candidates in turn, and counts.
+func (p *pick) next(b *candidate) bool {
+	if p.taken == MaxBackends || !p.has(b) {
+		return false
+	}
+	p.taken++
+	return true
+}
+
+// covers reports whether p, which may have less than q, has all that q has.
+func (p *pick) covers(q *pick) bool {
+	return p.ready == q.ready && (p.ready > 0 || p.terminating == q.terminating)
+}
+
+func (p *pick) size() int {
+	n := p.ready
+	if n == 0 {
+		n = p.terminating
+	}
+	return min(n, MaxBackends)
+}
+
+func (p *pick) take(all []candidate) []Backend {
+	if p.size() == 0 {
+		return nil
+	}
+	out := make([]Backend, 0, p.size())
+	for i := range all {
+		if p.next(&all[i]) {
+			out = append(out, all[i].backend())
+		}
+	}
+	return out
+}
+
+// whyLeftOut gives the reason of one that no set may have; topology is that of a
+// ready one.
+func (c *candidate) whyLeftOut(topology Reason) Reason {
+	switch e := c.endpoint; {
+	case e.Ready:
+		return topology
+	case e.Terminating && e.Serving:
+		return Terminating
+	case e.Terminating:
+		return NotServing
+	}
+	return NotReady
 }
 
 // cluster is the verdict "the cluster set", or reject when it is empty.
 func (c *choice) cluster(masquerade bool) Verdict {
 	if len(c.Cluster) == 0 {
 		if c.usable {
-			return Verdict{Action: Reject, Reason: "no endpoint fits the topology keys"}
+			return Verdict{Action: Reject, Reason: NoneNear}
 		}
-		return Verdict{Action: Reject, Reason: "no endpoint is ready"}
+		return Verdict{Action: Reject, Reason: NoneReady}
 	}
 	return Verdict{Action: ToCluster, Masquerade: masquerade}
 }
@@ -149,12 +177,12 @@ func (c *choice) cluster(masquerade bool) Verdict {
 // local is the verdict "the local set". When it is empty and other nodes have
 // usable endpoints the packet is dropped, because the client's next try may be
 // sent there; with none anywhere it is rejected.
-func (c *choice) local(policy string) Verdict {
+func (c *choice) local(policy, elsewhere Reason) Verdict {
 	switch {
 	case len(c.Local) > 0:
-		return Verdict{Action: ToLocal, Reason: policy + " is Local"}
+		return Verdict{Action: ToLocal, Reason: policy}
 	case c.usable:
-		return Verdict{Action: Drop, Reason: policy + " is Local and usable endpoints are on other nodes only"}
+		return Verdict{Action: Drop, Reason: elsewhere}
 	}
-	return Verdict{Action: Reject, Reason: "no endpoint is ready"}
+	return Verdict{Action: Reject, Reason: NoneReady}
 }

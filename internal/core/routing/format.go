@@ -80,8 +80,8 @@ func (v Verdict) String() string {
 	if v.Masquerade {
 		s += ", masquerade"
 	}
-	if v.Reason != "" {
-		s += " (" + v.Reason + ")"
+	if v.Reason != 0 {
+		s += " (" + v.Reason.String() + ")"
 	}
 	return s
 }

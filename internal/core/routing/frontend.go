@@ -1,9 +1,11 @@
 package routing
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -92,7 +94,7 @@ type Verdict struct {
 	// backend is on another node, so that its answers come back through here.
 	// A backend on this node always answers through it and sees the client.
 	Masquerade bool
-	Reason     string // why it is not simply the cluster set
+	Reason     Reason // why it is not simply the cluster set
 }
 
 // Serves reports whether the verdict leads to a backend.
@@ -111,7 +113,7 @@ type Backend struct {
 // LeftOut is a backend that gets no new connections from any set, and why.
 type LeftOut struct {
 	Backend
-	Reason string
+	Reason Reason
 }
 
 // Sets are the backends of one Service port in one family. The frontends of
@@ -161,15 +163,20 @@ func (f *Frontend) Equal(g *Frontend) bool {
 		f.Affinity == g.Affinity && slices.Equal(f.SourceRanges, g.SourceRanges) && f.Sets.Equal(g.Sets)
 }
 
-// Older reports whether f has the better claim of two Services on one key: the
-// Service that was created first, and if both say the same time (it has the
-// resolution of a second) the smaller UID and name, so that every node agrees.
-func (f *Frontend) Older(g *Frontend) bool {
+// Before reports whether f has the better claim of two Services on one key. A cluster
+// IP comes first: the API gave it to one Service, and nobody may take it by writing it
+// among external IPs. Else the Service that was created first has it, and if both say
+// the same time (it has the resolution of a second) the one with the smaller UID and
+// name, so that every node agrees.
+func (f *Frontend) Before(g *Frontend) bool {
+	if own, other := f.Kind == ClusterIP, g.Kind == ClusterIP; own != other {
+		return own
+	}
 	if c := f.Created.Compare(g.Created); c != 0 {
 		return c < 0
 	}
-	if f.UID != g.UID {
-		return f.UID < g.UID
-	}
-	return f.Service.String() < g.Service.String()
+	return cmp.Or(
+		strings.Compare(string(f.UID), string(g.UID)),
+		strings.Compare(f.Service.Namespace, g.Service.Namespace), strings.Compare(f.Service.Name, g.Service.Name),
+	) < 0
 }

@@ -2,6 +2,7 @@ package routing
 
 import (
 	"iter"
+	"maps"
 	"slices"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -17,42 +18,25 @@ type Change struct {
 // Empty reports whether there is nothing to do.
 func (c Change) Empty() bool { return len(c.Set) == 0 && len(c.Removed) == 0 }
 
-// Diff compares two versions of one Service's frontends.
-func Diff(old, new []Frontend) Change {
-	var c Change
-	before := make(map[Key]*Frontend, len(old))
-	for i := range old {
-		before[old[i].Key] = &old[i]
-	}
-	for i := range new {
-		f := &new[i]
-		if b := before[f.Key]; b == nil || !b.Equal(f) {
-			c.Set = append(c.Set, f)
-		}
-		delete(before, f.Key)
-	}
-	for i := range old { // in the order of old, so that the result is always the same
-		if before[old[i].Key] != nil {
-			c.Removed = append(c.Removed, old[i].Key)
-		}
-	}
-	return c
-}
-
 // Table is the union of the frontends of all Services on a node. Where two claim
-// one key the older Service has it. The zero value is not usable: NewTable.
+// one key the one that comes Before has it. The zero value is not usable: NewTable.
 type Table struct {
 	services map[types.NamespacedName][]Frontend
-	claims   map[Key][]*Frontend // the owner first; nearly always one
+	owners   map[Key]*Frontend
+	// contested has all claims, the owner's first, of the few keys that several
+	// Services claim.
+	contested map[Key][]*Frontend
 }
 
 // NewTable gives an empty table.
 func NewTable() *Table {
-	return &Table{services: map[types.NamespacedName][]Frontend{}, claims: map[Key][]*Frontend{}}
+	return &Table{services: map[types.NamespacedName][]Frontend{}, owners: map[Key]*Frontend{}, contested: map[Key][]*Frontend{}}
 }
 
 // Put replaces one Service's frontends (none: the Service is gone) and says what
-// that changes in the table. Its cost depends on this Service alone.
+// that changes in the table. Its cost depends on this Service alone. A frontend that
+// is equal to the old one is no change; the table holds the new one all the same, so
+// that nothing keeps the old version alive.
 func (t *Table) Put(name types.NamespacedName, frontends []Frontend) Change {
 	old := t.services[name]
 	if len(frontends) == 0 {
@@ -61,93 +45,133 @@ func (t *Table) Put(name types.NamespacedName, frontends []Frontend) Change {
 		t.services[name] = frontends
 	}
 	var out Change
-	own := Diff(old, frontends)
-	for _, key := range own.Removed {
-		t.claim(&out, name, key, nil)
-	}
-	changed := make(map[Key]bool, len(own.Set))
-	for _, f := range own.Set {
-		changed[f.Key] = true
-		t.claim(&out, name, f.Key, f)
-	}
-	for i := range frontends { // equal ones: the table must not keep the old version alive
-		if f := &frontends[i]; !changed[f.Key] {
-			var none Change
-			t.claim(&none, name, f.Key, f)
+	had, has := index(old), index(frontends)
+	for i := range old { // in the order of old, so that the result is always the same
+		if has.find(old[i].Key, i) == nil {
+			t.drop(&out, &old[i])
 		}
+	}
+	for i := range frontends {
+		f := &frontends[i]
+		t.claim(&out, had.find(f.Key, i), f)
 	}
 	return out
 }
 
-// claim replaces name's claim on key by f (nil: none) and notes in out what the
-// owner of the key becomes.
-func (t *Table) claim(out *Change, name types.NamespacedName, key Key, f *Frontend) {
-	claims := t.claims[key]
-	var owner *Frontend
-	if len(claims) > 0 {
-		owner = claims[0]
-	}
-	claims = slices.DeleteFunc(claims, func(c *Frontend) bool { return c.Service == name })
-	if f != nil {
-		at := slices.IndexFunc(claims, f.Older)
+// claim puts f in the place of the same Service's before (nil: it had no claim), and
+// notes a new or different owner in out.
+func (t *Table) claim(out *Change, before, f *Frontend) {
+	owner := t.owners[f.Key]
+	claims := t.contested[f.Key]
+	switch {
+	case owner == nil || claims == nil && before != nil: // nobody else is there
+		t.owners[f.Key] = f
+	default:
+		if claims == nil {
+			claims = []*Frontend{owner}
+		}
+		claims = slices.DeleteFunc(claims, func(c *Frontend) bool { return c == before })
+		at := slices.IndexFunc(claims, f.Before)
 		if at < 0 {
 			at = len(claims)
 		}
 		claims = slices.Insert(claims, at, f)
+		t.contested[f.Key] = claims
+		t.owners[f.Key] = claims[0]
 	}
-	if len(claims) == 0 {
-		delete(t.claims, key)
-		out.Removed = append(out.Removed, key)
+	now := t.owners[f.Key]
+	if same := owner != nil && owner == now || now == f && owner == before && before != nil && before.Equal(f); !same {
+		out.Set = append(out.Set, now)
+	}
+}
+
+// drop takes a claim away.
+func (t *Table) drop(out *Change, f *Frontend) {
+	owner := t.owners[f.Key]
+	claims := t.contested[f.Key]
+	if claims == nil {
+		delete(t.owners, f.Key)
+		out.Removed = append(out.Removed, f.Key)
 		return
 	}
-	t.claims[key] = claims
+	claims = slices.DeleteFunc(claims, func(c *Frontend) bool { return c == f })
+	t.owners[f.Key] = claims[0]
+	if len(claims) == 1 {
+		delete(t.contested, f.Key)
+	} else {
+		t.contested[f.Key] = claims
+	}
 	if claims[0] != owner {
 		out.Set = append(out.Set, claims[0])
 	}
 }
 
-// Get gives the frontend that serves key, nil when there is none.
-func (t *Table) Get(key Key) *Frontend {
-	if c := t.claims[key]; len(c) > 0 {
-		return c[0]
+// few is how many frontends are searched one after the other: more Services have
+// one or two than any other number.
+const few = 16
+
+// keyed finds frontends of one Service by key.
+type keyed struct {
+	list []Frontend
+	by   map[Key]*Frontend // where there are more than a few
+}
+
+func index(list []Frontend) keyed {
+	k := keyed{list: list}
+	if len(list) > few {
+		k.by = make(map[Key]*Frontend, len(list))
+		for i := range list {
+			k.by[list[i].Key] = &list[i]
+		}
+	}
+	return k
+}
+
+// find looks first where the other version has it, which is nearly always right.
+func (k *keyed) find(key Key, hint int) *Frontend {
+	switch {
+	case hint < len(k.list) && k.list[hint].Key == key:
+		return &k.list[hint]
+	case k.by != nil:
+		return k.by[key]
+	}
+	return find(k.list, key)
+}
+
+func find(list []Frontend, key Key) *Frontend {
+	for i := range list {
+		if list[i].Key == key {
+			return &list[i]
+		}
 	}
 	return nil
 }
 
+// Get gives the frontend that serves key, nil when there is none.
+func (t *Table) Get(key Key) *Frontend { return t.owners[key] }
+
 // Len is the number of frontends.
-func (t *Table) Len() int { return len(t.claims) }
+func (t *Table) Len() int { return len(t.owners) }
 
 // All gives every frontend that is served, in no order that means anything.
-func (t *Table) All() iter.Seq[*Frontend] {
-	return func(yield func(*Frontend) bool) {
-		for _, c := range t.claims {
-			if !yield(c[0]) {
-				return
-			}
-		}
-	}
-}
+func (t *Table) All() iter.Seq[*Frontend] { return maps.Values(t.owners) }
 
 // Services gives the names of the Services that have frontends.
-func (t *Table) Services() iter.Seq[types.NamespacedName] {
-	return func(yield func(types.NamespacedName) bool) {
-		for name := range t.services {
-			if !yield(name) {
-				return
-			}
-		}
-	}
-}
+func (t *Table) Services() iter.Seq[types.NamespacedName] { return maps.Keys(t.services) }
 
-// Losers gives the frontends that an older Service keeps from serving.
-func (t *Table) Losers() iter.Seq2[*Frontend, *Frontend] {
-	return func(yield func(loser, owner *Frontend) bool) {
-		for _, c := range t.claims {
-			for _, l := range c[1:] {
-				if !yield(l, c[0]) {
-					return
-				}
+// Claims gives the frontends of one Service, those that others have included.
+func (t *Table) Claims(name types.NamespacedName) []Frontend { return t.services[name] }
+
+// Rivals gives the other Services that claim a key of these frontends. Theirs is the
+// only view of the table that a change of this Service may change.
+func (t *Table) Rivals(frontends []Frontend) []types.NamespacedName {
+	var out []types.NamespacedName
+	for i := range frontends {
+		for _, c := range t.contested[frontends[i].Key] {
+			if c.Service != frontends[i].Service && !slices.Contains(out, c.Service) {
+				out = append(out, c.Service)
 			}
 		}
 	}
+	return out
 }

@@ -3,6 +3,7 @@ package routing
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -39,7 +40,7 @@ func describe(c Change) string {
 
 // Of two Services that claim one frontend the older has it, in whatever order
 // they appear, and when it goes the other takes over.
-func TestOlderServiceOwnsTheKey(t *testing.T) {
+func TestOlderServiceHasTheKey(t *testing.T) {
 	young, old := types.NamespacedName{Namespace: "default", Name: "young"}, types.NamespacedName{Namespace: "default", Name: "old"}
 	table := NewTable()
 	for i, step := range []struct {
@@ -62,8 +63,12 @@ func TestOlderServiceOwnsTheKey(t *testing.T) {
 			t.Errorf("step %d: change %q, want %q", i, got, step.want)
 		}
 		loser := ""
-		for l := range table.Losers() {
-			loser += l.Service.Name
+		for _, name := range []types.NamespacedName{young, old} {
+			for _, f := range table.Claims(name) {
+				if table.Get(f.Key).Service != name {
+					loser += name.Name
+				}
+			}
 		}
 		if loser != step.loser {
 			t.Errorf("step %d: loser %q, want %q", i, loser, step.loser)
@@ -74,25 +79,73 @@ func TestOlderServiceOwnsTheKey(t *testing.T) {
 	}
 }
 
-func TestOlderIsTheSameEverywhere(t *testing.T) {
-	a, b := frontends("a", 1, 80)[0], frontends("b", 1, 80)[0]
-	if !a.Older(&b) || b.Older(&a) {
-		t.Error("Services of the same second must be ordered by UID")
+// Who has a key doesn't depend on who asks: first a cluster IP, then age, UID, name.
+func TestBeforeIsTheSameEverywhere(t *testing.T) {
+	ip := func(f Frontend, k Kind) *Frontend { f.Kind = k; return &f }
+	a, b, older := frontends("a", 1, 80)[0], frontends("b", 1, 80)[0], frontends("z", 2, 80)[0]
+	twin := a
+	twin.Service.Namespace = "shop"
+	for _, tt := range []struct {
+		name          string
+		first, second *Frontend
+	}{
+		{"of the same second, by UID", ip(a, ExternalIP), ip(b, ExternalIP)},
+		{"the same UID, by name", ip(a, ExternalIP), ip(twin, ExternalIP)},
+		{"the older", ip(older, NodePort), ip(a, NodePort)},
+		{"a cluster IP before an older external IP", ip(a, ClusterIP), ip(older, ExternalIP)},
+		{"the older of two cluster IPs", ip(older, ClusterIP), ip(a, ClusterIP)},
+	} {
+		if !tt.first.Before(tt.second) || tt.second.Before(tt.first) {
+			t.Errorf("%s: not so", tt.name)
+		}
 	}
 }
 
-func TestDiffIsByValue(t *testing.T) {
-	old, new := frontends("a", 1, 80, 81), frontends("a", 1, 80, 81)
-	if c := Diff(old, new); !c.Empty() {
-		t.Errorf("equal values differ: %s", describe(c))
+// A change is told by value: equal frontends are none, whatever memory they are in.
+func TestPutComparesValues(t *testing.T) {
+	name := types.NamespacedName{Namespace: "default", Name: "a"}
+	table := NewTable()
+	table.Put(name, frontends("a", 1, 80, 81))
+	next := frontends("a", 1, 80, 81)
+	if c := table.Put(name, next); !c.Empty() || table.Get(next[0].Key) != &next[0] {
+		t.Errorf("equal values: change %q, or the old ones are held", describe(c))
 	}
-	new[1].Sets = &Sets{Cluster: []Backend{{AddrPort: netip.MustParseAddrPort("10.0.0.1:80")}}}
-	if c := Diff(old, new); describe(c) != "+a:81 " {
+	next = frontends("a", 1, 80, 81)
+	next[1].Sets = &Sets{Cluster: []Backend{{AddrPort: netip.MustParseAddrPort("10.0.0.1:80")}}}
+	if c := table.Put(name, next); describe(c) != "+a:81 " {
 		t.Errorf("a new backend gave %q", describe(c))
 	}
-	new = frontends("a", 1, 80, 81)
-	new[0].Verdicts[Outside] = Verdict{Action: Drop}
-	if c := Diff(old, new); describe(c) != "+a:80 " {
+	next = slices.Clone(next)
+	next[0].Verdicts[Outside] = Verdict{Action: Drop}
+	if c := table.Put(name, next); describe(c) != "+a:80 " {
 		t.Errorf("a new verdict gave %q", describe(c))
+	}
+}
+
+// Services with more frontends than are searched one by one change likewise.
+func TestPutManyPorts(t *testing.T) {
+	name := types.NamespacedName{Namespace: "default", Name: "a"}
+	var ports []uint16
+	for p := range uint16(3 * few) {
+		ports = append(ports, 1000+p)
+	}
+	table := NewTable()
+	table.Put(name, frontends("a", 1, ports...))
+	rest := append(slices.Delete(slices.Clone(ports), 5, 6), 7)
+	if got := describe(table.Put(name, frontends("a", 1, rest...))); got != "+a:7 -1005 " {
+		t.Errorf("change %q", got)
+	}
+}
+
+// Rivals are those whose view of the table a Service changes.
+func TestRivals(t *testing.T) {
+	table := NewTable()
+	a := frontends("a", 1, 80, 81)
+	for i, name := range []string{"a", "b", "c"} {
+		table.Put(types.NamespacedName{Namespace: "default", Name: name}, frontends(name, 1, 80+uint16(i/2), 90+uint16(i)))
+	}
+	got := table.Rivals(a)
+	if len(got) != 1 || got[0].Name != "b" {
+		t.Errorf("got %v", got)
 	}
 }

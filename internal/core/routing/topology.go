@@ -1,7 +1,6 @@
 package routing
 
 import (
-	"net/netip"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -9,85 +8,71 @@ import (
 	"portico.dev/portico/internal/core/catalog"
 )
 
-func candidateOf(node *catalog.Node, e *catalog.Endpoint, port uint16) candidate {
-	return candidate{
-		Backend: Backend{
-			AddrPort: netip.AddrPortFrom(e.Addr, port), Node: e.Node, Zone: e.Zone,
-			Local: e.Node != "" && e.Node == node.Name,
-			Ready: e.Ready, Serving: e.Serving, Terminating: e.Terminating,
-		},
-		nodeHints: e.NodeHints, zoneHints: e.ZoneHints,
+// nearest marks the candidates that hints keep for this node, else for its zone,
+// else all, and gives the reason of those that it doesn't mark. A kind of hint counts
+// only when every ready endpoint has one and one of them fits: otherwise somebody is
+// in the middle of writing them, or this node is new, and any endpoint is better than
+// none (KEP-2433, KEP-4444).
+func (c *Computer) nearest(node *catalog.Node) Reason {
+	switch {
+	case c.mark(node.Name, nodeHints):
+		return OtherNode
+	case c.mark(node.Zone, zoneHints):
+		return OtherZone
 	}
+	for i := range c.all {
+		c.all[i].near = true
+	}
+	return OtherTopology
 }
 
-// nearest keeps the candidates that hints keep for this node, else for its zone,
-// else all. A kind of hint counts only when every ready endpoint has one and
-// one of them fits: otherwise somebody is in the middle of writing them, or this
-// node is new, and any endpoint is better than none (KEP-2433, KEP-4444).
-func nearest(node *catalog.Node, all []candidate) []candidate {
-	byNode := hinted(all, node.Name, func(b *candidate) []string { return b.nodeHints })
-	if byNode != nil {
-		return byNode
-	}
-	if byZone := hinted(all, node.Zone, func(b *candidate) []string { return b.zoneHints }); byZone != nil {
-		return byZone
-	}
-	return all
-}
+func nodeHints(e *catalog.Endpoint) []string { return e.NodeHints }
+func zoneHints(e *catalog.Endpoint) []string { return e.ZoneHints }
 
-// hinted gives the candidates whose hints name want, nil when hints of this kind
-// don't count. Endpoints that aren't ready may lack hints.
-func hinted(all []candidate, want string, hints func(*candidate) []string) []candidate {
+// mark marks the candidates whose hints name want; false: hints of this kind don't
+// count. Endpoints that aren't ready may lack hints.
+func (c *Computer) mark(want string, hints func(*catalog.Endpoint) []string) bool {
 	if want == "" {
-		return nil
+		return false
 	}
-	var out []candidate
 	fits := false
-	for i := range all {
-		b := &all[i]
-		h := hints(b)
-		if b.Ready && len(h) == 0 {
-			return nil
+	for i := range c.all {
+		b := &c.all[i]
+		h := hints(b.endpoint)
+		if b.endpoint.Ready && len(h) == 0 {
+			return false
 		}
-		if slices.Contains(h, want) {
-			out = append(out, *b)
-			fits = fits || b.Ready
-		}
+		b.near = slices.Contains(h, want)
+		fits = fits || b.near && b.endpoint.Ready
 	}
-	if !fits {
-		return nil
-	}
-	return out
+	return fits
 }
 
 // anyTopology is the key that fits every endpoint.
 const anyTopology = "*"
 
-// byKeys keeps the candidates that the first fitting key allows, none when no key
+// byKeys marks the candidates that the first fitting key allows, none when no key
 // fits: the legacy field topologyKeys (KEP-536). A key fits the endpoints whose
 // node has this node's value of that label, when one of them is ready; if nobody
 // is ready anywhere in the keys' reach, one that serves while it terminates
 // will do.
-func byKeys(node *catalog.Node, keys []string, all []candidate) []candidate {
-	for _, usable := range []func(*candidate) bool{
-		func(b *candidate) bool { return b.Ready },
-		func(b *candidate) bool { return b.Serving && b.Terminating },
-	} {
+func (c *Computer) byKeys(node *catalog.Node, keys []string) {
+	for _, usable := range []func(*candidate) bool{func(b *candidate) bool { return b.endpoint.Ready }, servesToTheEnd} {
 		for _, key := range keys {
-			var fitting []candidate
 			found := false
-			for i := range all {
-				if b := &all[i]; sameTopology(node, key, b) {
-					fitting = append(fitting, *b)
-					found = found || usable(b)
-				}
+			for i := range c.all {
+				b := &c.all[i]
+				b.near = sameTopology(node, key, b)
+				found = found || b.near && usable(b)
 			}
 			if found {
-				return fitting
+				return
 			}
 		}
 	}
-	return nil
+	for i := range c.all {
+		c.all[i].near = false
+	}
 }
 
 // sameTopology reports whether an endpoint's node has this node's value of a
@@ -102,7 +87,7 @@ func sameTopology(node *catalog.Node, key string, b *candidate) bool {
 	}
 	switch key {
 	case corev1.LabelTopologyZone, corev1.LabelFailureDomainBetaZone, corev1.LabelTopologyRegion, corev1.LabelFailureDomainBetaRegion:
-		return b.Local || node.Zone != "" && b.Zone == node.Zone
+		return b.local || node.Zone != "" && b.endpoint.Zone == node.Zone
 	}
-	return b.Local
+	return b.local
 }
