@@ -7,5 +7,6 @@
 // it knows of the kernel. When a Backend fails or the kernel was changed by
 // somebody else, Plane asks for a full Sync, which reads the kernel and repairs
 // what differs, and tries again with back-off until it succeeds. Nothing here
-// touches the API, and nothing here decides where packets go: that is routing.
+// touches the API, and nothing here decides where packets go: that is routing. Plane's
+// Collector gives its metrics, and the kernel's, to whoever serves them.
 package dataplane

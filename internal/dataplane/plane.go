@@ -27,6 +27,8 @@ type Options struct {
 	ServiceRanges []netip.Prefix
 	// After is the clock of the back-off; nil means time.After.
 	After func(time.Duration) <-chan time.Time
+	// Now is the clock of the metrics; nil means time.Now.
+	Now func() time.Time
 }
 
 // The pause after a failure doubles from retryMin to retryMax: the first retry
@@ -46,10 +48,12 @@ type Plane struct {
 	after   func(time.Duration) <-chan time.Time
 	kick    chan struct{} // capacity 1: there is news
 	asked   chan question
+	metrics *metrics // its own fields are guarded by mu
 
 	mu      sync.Mutex // guards the following
 	node    *catalog.Node
 	table   *routing.Table
+	compute routing.Computer
 	addrs   []netip.Addr
 	ranges  []netip.Prefix
 	ready   bool                              // the first Replace has come
@@ -67,7 +71,7 @@ type Plane struct {
 func New(backend Backend, opts Options) *Plane {
 	p := &Plane{
 		backend: backend, log: opts.Logger, after: opts.After,
-		kick: make(chan struct{}, 1), asked: make(chan question),
+		kick: make(chan struct{}, 1), asked: make(chan question), metrics: newMetrics(opts.Now),
 		node: &catalog.Node{}, table: routing.NewTable(), addrs: usable(opts.NodeAddresses), ranges: slices.Clone(opts.ServiceRanges), full: true,
 		pending: map[routing.Key]*routing.Frontend{}, waiting: map[chan struct{}]uint64{},
 	}
@@ -147,9 +151,10 @@ func usable(addrs []netip.Addr) []netip.Addr {
 func (p *Plane) put(v *catalog.View) {
 	var frontends []routing.Frontend
 	if v.Service != nil {
-		frontends = routing.Compute(p.node, v.Service, v.Slices)
+		frontends = p.compute.Compute(p.node, v.Service, v.Slices)
 	}
 	change := p.table.Put(v.Name, frontends)
+	p.metrics.noted(v, !change.Empty())
 	for _, f := range change.Set {
 		p.pending[f.Key] = f
 	}
@@ -230,9 +235,11 @@ func (p *Plane) unfinished() bool {
 
 // finish lets the back end finish what it took.
 func (p *Plane) finish(ctx context.Context) error {
+	begun := p.metrics.now()
 	err := p.backend.Finish(ctx)
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.metrics.done(stepFinish, begun, nil, err)
 	p.failure = err
 	if err != nil {
 		p.full = true
@@ -251,6 +258,7 @@ func (p *Plane) finish(ctx context.Context) error {
 // doubt makes the next step a full Sync, because somebody else wrote.
 func (p *Plane) doubt() {
 	p.log.Warn("kernel state was changed by somebody else, repairing")
+	p.metrics.repairs.Inc()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.full = true
@@ -281,6 +289,7 @@ func (p *Plane) step(ctx context.Context) error {
 	// Not clear(): that costs what the map once held.
 	p.pending = map[routing.Key]*routing.Frontend{}
 	p.full, p.moved = false, false
+	triggers, begun := p.metrics.take(), p.metrics.now()
 	p.mu.Unlock()
 
 	var err error
@@ -297,6 +306,7 @@ func (p *Plane) step(ctx context.Context) error {
 
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.metrics.done(stepName(full), begun, triggers, err)
 	p.failure = err
 	if err != nil {
 		p.full = true

@@ -100,6 +100,18 @@ func (n *Network) Own(ipv6 bool) netip.Addr {
 	return own(p)
 }
 
+// OwnAddresses gives the addresses of which Own gives one, for a node that has the pod
+// ranges.
+func OwnAddresses(podCIDRs []netip.Prefix) (out []netip.Addr) {
+	n := &Network{cfg: Config{PodCIDRs: podCIDRs}, ipv6: IPv6Enabled()}
+	for _, ipv6 := range []bool{false, true} {
+		if a := n.Own(ipv6); a.IsValid() {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
 // notice picks the events that may mean work. What ensure does itself makes
 // events too; these find nothing to do, so it ends there.
 func (n *Network) notice(e rtevent.Event) {

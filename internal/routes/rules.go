@@ -51,11 +51,9 @@ func plan(c Config, g guarded) ruleset.Table {
 			out = append(out, ruleset.Rule{ruleset.OutNot("lo"), ruleset.Source(p), ruleset.Jump("way-out")})
 		}
 	}
-	transit := append([]ruleset.Rule{
-		{ruleset.StateNot(expr.CtStateBitNEW | expr.CtStateBitINVALID), ruleset.Return()},
-	}, inside...)
-	transit = append(transit, ruleset.Rule{ruleset.OutNotPrefix(LinkPrefix), ruleset.NotDNAT(), ruleset.Drop()})
-	var forward []ruleset.Rule
+	transit := append(inside[:len(inside):len(inside)], ruleset.Rule{ruleset.OutNotPrefix(LinkPrefix), ruleset.NotDNAT(), ruleset.Drop()})
+	// Most packets are of connections, and meet one rule.
+	forward := []ruleset.Rule{{ruleset.StateNot(expr.CtStateBitNEW | expr.CtStateBitINVALID), ruleset.Return()}}
 	for _, l := range g.ipv4 {
 		forward = append(forward, ruleset.Rule{ruleset.In(l), ruleset.Family(false), ruleset.Jump("transit")})
 	}

@@ -45,6 +45,23 @@ func (n *Network) SetServices(ranges []netip.Prefix) []netip.Prefix {
 	return usable
 }
 
+// UsableServices gives those of the API's ranges of cluster IPs that a node which
+// starts now would take.
+func UsableServices(cfg Config, ranges []netip.Prefix) ([]netip.Prefix, error) {
+	taken, err := hostRoutes()
+	if err != nil {
+		return nil, err
+	}
+	n := &Network{cfg: cfg}
+	return slices.DeleteFunc(slices.Clone(ranges), func(p netip.Prefix) bool {
+		if slices.Contains(cfg.Services, p) {
+			return false
+		}
+		_, err := n.checkService(p, taken)
+		return err != nil
+	}), nil
+}
+
 // checkService looks for what makes a range of the API unusable on this host.
 func (n *Network) checkService(p netip.Prefix, taken []hostRoute) (warnings []string, err error) {
 	for _, special := range specialRanges {

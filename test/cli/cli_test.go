@@ -6,8 +6,10 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -27,6 +29,16 @@ func TestMain(m *testing.M) {
 	portico := func() { os.Exit(cli.Main(os.Args[1:])) }
 	testscript.Main(m, map[string]func(){
 		"portico": portico,
+		"portico-get": func() {
+			answer, err := http.Get(os.Args[1])
+			if err == nil {
+				_, err = io.Copy(os.Stdout, answer.Body)
+			}
+			if err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
+		},
 		"portico-as-nobody": func() {
 			const nobody = 65534
 			if err := errors.Join(syscall.Setgroups(nil), syscall.Setgid(nobody), syscall.Setuid(nobody)); err != nil {

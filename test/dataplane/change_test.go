@@ -7,7 +7,6 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"portico.dev/portico/test/rig"
 )
@@ -53,62 +52,6 @@ func TestNodeAddresses(t *testing.T) {
 			t.Errorf("node port on loopback: want a refusal, got %v", err)
 		}
 	})
-}
-
-// DP-13, DP-16: a UDP flow that a client keeps open moves to a live backend when its
-// own stops serving, and finds the first endpoint that appears after it began. The
-// client's socket is connected to the Service's address all the time.
-func TestUDPFlows(t *testing.T) {
-	w := newWorld(t)
-	x, y := onNode(guestA, 8080), onNode(guestB, 8080)
-	w.serve(w.a, x)
-	w.serve(w.b, y)
-	web := service{name: "web", ip: pair("10.96.0.20", "fd00:10:96::20"), port: 80, nodePort: 30080, external: []dual{externalIP}, balancer: []dual{balancerIP}}
-	w.replace()
-	for _, from := range []*rig.Host{w.c, w.node.Host, w.outside} {
-		for _, to := range []struct {
-			at   dual
-			port uint16
-		}{{web.ip, 80}, {nodeAddr, 30080}, {externalIP, 80}, {balancerIP, 80}} {
-			if from == w.c && to.at != nodeAddr {
-				continue // that guest's own node serves them for it
-			}
-			for _, v6 := range []bool{false, true} {
-				c, err := from.Dial("udp", netip.AddrPort{}, to.at.port(v6, to.port), rig.Patience)
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer c.Close()
-				if a, err := rig.Exchange(c, 100*time.Millisecond); err == nil {
-					t.Fatalf("%v answered before the Service existed", a)
-				}
-				for _, step := range []struct {
-					set  []endpoint
-					want endpoint
-				}{
-					{[]endpoint{x}, x},                              // the first endpoint
-					{[]endpoint{x.in(terminating), y}, x},           // still serves: the flow stays
-					{[]endpoint{x.in(notReady), y}, y},              // stopped serving
-					{[]endpoint{x}, x},                              // gone
-					{[]endpoint{x.in(notReady), y.in(notReady)}, x}, // nobody else serves: the flow stays
-					{[]endpoint{y, x.in(notReady)}, y},
-				} {
-					w.update(web.with(step.set...).view())
-					a, err := rig.Exchange(c, rig.Patience)
-					if err != nil { // an error of before may still be on the socket
-						a, err = rig.Exchange(c, rig.Patience)
-					}
-					if err != nil {
-						t.Fatalf("from %s to %s: %v", from.Name, to.at.of(v6), err)
-					}
-					if a.Server != step.want.addr(v6) {
-						t.Errorf("from %s to %s: %s answered, want %s", from.Name, to.at.of(v6), a.Server, step.want.addr(v6))
-					}
-				}
-				w.update(web.gone())
-			}
-		}
-	}
 }
 
 // clients keeps asking from the outside until stop, and counts failures.
@@ -174,7 +117,7 @@ func TestRestart(t *testing.T) {
 		w.stop()
 		w.nft("add element ip portico services { 10.96.0.99 . tcp . 80 : 1:2 }")
 		w.nft("add element ip6 portico hairpin { fd00::1 . fd00::2 }")
-		w.nft("add rule ip portico serve counter")
+		w.nft("add rule ip portico serve meta mark 0x4711 counter")
 		w.nft("add chain ip portico mine")
 		w.start()
 		w.replace(web.with(x, y).view())
@@ -190,7 +133,7 @@ func TestRestart(t *testing.T) {
 		t.Errorf("the established connection broke: %v", err)
 	}
 	list := w.nft("list table ip portico")
-	for _, rubbish := range []string{"10.96.0.99", "counter", "chain mine"} {
+	for _, rubbish := range []string{"10.96.0.99", "0x00004711", "chain mine"} {
 		if strings.Contains(list, rubbish) {
 			t.Errorf("%q survived the restart", rubbish)
 		}

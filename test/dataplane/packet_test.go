@@ -65,9 +65,15 @@ func TestPathMTU(t *testing.T) {
 			}
 		}
 	}
-	// The hop did complain, or the test shows nothing.
+	complained(t, w.other.Host)
+}
+
+// complained looks that a hop with a small MTU did send ICMP errors of both families, or
+// the test shows nothing.
+func complained(t *testing.T, hop *rig.Host) {
+	t.Helper()
 	for file, counter := range map[string]string{"/proc/net/snmp": "OutType3", "/proc/net/snmp6": "Icmp6OutPktTooBigs"} {
-		stats, err := w.other.Run("cat", file)
+		stats, err := hop.Run("cat", file)
 		words := strings.Fields(stats)
 		at := slices.Index(words, counter) // snmp shows the counters of types that occurred alone
 		if err != nil || at < 0 || words[at+1] == "0" {

@@ -114,6 +114,7 @@ func TestTerminating(t *testing.T) {
 	only(young)
 	w.update(web.with(old.in(terminating), young.in(notReady)).view())
 	only(old)
+	open = nil // these end now: TestGoneBackend
 	w.update(web.with(young).view())
 	only(young)
 }

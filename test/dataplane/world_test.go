@@ -14,6 +14,7 @@ import (
 	"portico.dev/portico/internal/dataplane"
 	"portico.dev/portico/internal/dataplane/nftables"
 	"portico.dev/portico/test/rig"
+	"portico.dev/portico/test/rig/scene"
 )
 
 func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
@@ -24,11 +25,6 @@ func prefixes(s ...string) (out []netip.Prefix) {
 	}
 	return out
 }
-
-var (
-	serviceRanges  = prefixes("10.96.0.0/12", "fd00:10:96::/112")
-	workloadRanges = prefixes("10.244.0.0/16", "10.245.0.0/16", "fd00:10:244::/56", "fd00:10:245::/64")
-)
 
 // dual is an address pair; of gives the one of a family.
 type dual struct{ v4, v6 netip.Addr }
@@ -42,23 +38,29 @@ func (d dual) of(v6 bool) netip.Addr {
 	return d.v4
 }
 
+// tests gives a pair of the scene as tests write it.
+func tests(d scene.Dual) dual { return dual{d.V4, d.V6} }
+
+// plan names the scene's addresses as tests use them.
 var (
-	nodeAddr   = pair("192.0.2.1", "2001:db8::1")
-	otherAddr  = pair("192.0.2.2", "2001:db8::2")
-	clientAddr = pair("192.0.2.9", "2001:db8::9")
-	porticoIP  = pair("10.244.0.1", "fd00:10:244::1")
-	guestA     = pair("10.245.0.2", "fd00:10:245::2")
-	guestB     = pair("10.245.0.3", "fd00:10:245::3")
-	externalIP = pair("198.51.100.1", "2001:db8:1::1")
-	balancerIP = pair("198.51.100.2", "2001:db8:1::2")
-	guestC     = pair("10.245.0.4", "fd00:10:245::4") // on the other node
+	plan           = scene.Addresses()
+	serviceRanges  = plan.Services
+	workloadRanges = plan.Workloads
+	nodeAddr       = tests(plan.Node)
+	otherAddr      = tests(plan.Other)
+	clientAddr     = tests(plan.Outside)
+	porticoIP      = tests(plan.Portico)
+	guestA         = tests(plan.GuestA)
+	guestB         = tests(plan.GuestB)
+	externalIP     = tests(plan.External)
+	balancerIP     = tests(plan.Balancer)
+	guestC         = tests(plan.GuestC) // on the other node
 )
 
-// world is the node under test with guests a and b, another node with guest c,
-// and a client outside, all on one LAN: answers that don't go back through the
-// node reach the client directly, from an address that it doesn't know.
+// world is the scene with the program on its node.
 type world struct {
 	t                *testing.T
+	scene            *scene.Scene
 	node, other      *rig.Node
 	a, b, c, outside *rig.Host
 
@@ -69,36 +71,18 @@ type world struct {
 	stop     func() // the program, without cleaning up
 }
 
+// newScene makes a world whose node runs nothing.
+func newScene(t *testing.T) *world {
+	t.Helper()
+	s := scene.New(t)
+	w := &world{t: t, scene: s, node: s.Node, other: s.Other, a: s.A, b: s.B, c: s.C, outside: s.Outside, lastPort: 10000}
+	w.config = nftables.Config{WorkloadRanges: workloadRanges, HairpinSources: w.node.PorticoAddrs}
+	return w
+}
+
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{t: t, lastPort: 10000}
-	lan := rig.NewLAN(t)
-	w.node = rig.NewNode(t, rig.NodeConfig{Name: "node", Pods: prefixes("10.244.0.0/24", "fd00:10:244::/64"), Services: serviceRanges})
-	w.other = rig.NewNode(t, rig.NodeConfig{Name: "other", Pods: prefixes("10.244.1.0/24", "fd00:10:244:1::/64")})
-	w.outside = rig.NewHost(t, "outside")
-	for h, d := range map[*rig.Host]dual{w.node.Host: nodeAddr, w.other.Host: otherAddr, w.outside: clientAddr} {
-		lan.Connect(t, h, netip.PrefixFrom(d.v4, 24), netip.PrefixFrom(d.v6, 64))
-	}
-	w.a = w.node.Guest(t, "a", guestA.v4, guestA.v6)
-	w.b = w.node.Guest(t, "b", guestB.v4, guestB.v6)
-	w.c = w.other.Guest(t, "c", guestC.v4, guestC.v6)
-	route := func(h *rig.Host, via dual, to ...netip.Prefix) {
-		for _, p := range to {
-			if err := h.AddRoute(rig.Route{To: p, Link: rig.Uplink, Via: via.of(p.Addr().Is6())}); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	host := func(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
-	route(w.node.Host, otherAddr, host(guestC.v4), host(guestC.v6))
-	route(w.other.Host, nodeAddr, host(guestA.v4), host(guestA.v6), host(guestB.v4), host(guestB.v6))
-	route(w.other.Host, nodeAddr, prefixes("10.244.0.0/24", "fd00:10:244::/64")...)
-	route(w.outside, nodeAddr, serviceRanges...)
-	for _, a := range []dual{externalIP, balancerIP} {
-		route(w.outside, nodeAddr, host(a.v4), host(a.v6))
-		route(w.node.Host, clientAddr, host(a.v4), host(a.v6)) // as a default route would
-	}
-	w.config = nftables.Config{WorkloadRanges: workloadRanges, HairpinSources: w.node.PorticoAddrs}
+	w := newScene(t)
 	w.start()
 	t.Cleanup(func() { w.stop() })
 	return w

@@ -7,17 +7,28 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
-	"testing"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
+// T is what the rig needs of who uses it: a test or a benchmark, or a program that
+// stands in for one. Fatalf and Skip don't return.
+type T interface {
+	Helper()
+	Cleanup(func())
+	Errorf(format string, args ...any)
+	Fatalf(format string, args ...any)
+	Skip(args ...any)
+}
+
 // Need skips a test that can't make namespaces here.
-func Need(t testing.TB) {
+func Need(t T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root to make network namespaces")
@@ -35,7 +46,7 @@ type Host struct {
 }
 
 // NewHost makes a host with nothing but a loopback link.
-func NewHost(t testing.TB, name string) *Host {
+func NewHost(t T, name string) *Host {
 	t.Helper()
 	Need(t)
 	h := &Host{Name: name, ns: -1}
@@ -76,6 +87,10 @@ func NewHost(t testing.TB, name string) *Host {
 	}
 	return h
 }
+
+// Path is where other programs find the host's namespace while this one lives, for
+// nsenter --net.
+func (h *Host) Path() string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), int(h.ns)) }
 
 // onThread runs f on a thread of its own that ends with it, so that no namespace
 // leaks into other goroutines.
@@ -118,6 +133,34 @@ func (h *Host) Sysctl(key, value string) error {
 	return h.Do(func() error { return os.WriteFile("/proc/sys/"+key, []byte(value), 0o644) })
 }
 
+// Statistic gives one counter of a file like /proc/net/netstat, where a line of names
+// stands before the line of numbers, both after the group's name.
+func (h *Host) Statistic(file, group, name string) (int, error) {
+	var raw []byte
+	err := h.Do(func() (err error) {
+		// Not /proc/net: that is the main thread's.
+		raw, err = os.ReadFile(strings.Replace(file, "/proc/net/", "/proc/thread-self/net/", 1))
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("host %s: %w", h.Name, err)
+	}
+	var names []string
+	for line := range strings.Lines(string(raw)) {
+		words := strings.Fields(line)
+		switch {
+		case len(words) == 0 || words[0] != group+":":
+		case names == nil:
+			names = words
+		default:
+			if i := slices.Index(names, name); i > 0 && i < len(words) {
+				return strconv.Atoi(words[i])
+			}
+		}
+	}
+	return 0, fmt.Errorf("host %s: %s has no %s %s", h.Name, file, group, name)
+}
+
 func (h *Host) up(link string) error {
 	l, err := h.Links.LinkByName(link)
 	if err != nil {
@@ -126,11 +169,21 @@ func (h *Host) up(link string) error {
 	return h.Links.LinkSetUp(l)
 }
 
-func (h *Host) must(t testing.TB, what string, err error) {
+func (h *Host) must(t T, what string, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatalf("host %s: %s: %v", h.Name, what, err)
 	}
+}
+
+// Forward makes the host a router.
+func (h *Host) Forward() error {
+	for _, key := range []string{"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"} {
+		if err := h.Sysctl(key, "1"); err != nil {
+			return fmt.Errorf("host %s: forward: %w", h.Name, err)
+		}
+	}
+	return nil
 }
 
 // AddAddr gives a link an address that can be used at once (no duplicate

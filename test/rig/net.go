@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"testing"
 
 	"github.com/vishvananda/netlink"
 )
@@ -44,7 +43,7 @@ type LAN struct {
 }
 
 // NewLAN makes a switch.
-func NewLAN(t testing.TB) *LAN {
+func NewLAN(t T) *LAN {
 	t.Helper()
 	l := &LAN{sw: NewHost(t, "lan")}
 	br := &netlink.Bridge{LinkAttrs: netlink.NewLinkAttrs()}
@@ -55,7 +54,7 @@ func NewLAN(t testing.TB) *LAN {
 }
 
 // Connect gives a host the link Uplink to the LAN with addresses.
-func (l *LAN) Connect(t testing.TB, h *Host, addrs ...netip.Prefix) {
+func (l *LAN) Connect(t T, h *Host, addrs ...netip.Prefix) {
 	t.Helper()
 	port := fmt.Sprintf("port%d", l.ports)
 	l.ports++
@@ -95,12 +94,10 @@ type Node struct {
 }
 
 // NewNode makes a node.
-func NewNode(t testing.TB, cfg NodeConfig) *Node {
+func NewNode(t T, cfg NodeConfig) *Node {
 	t.Helper()
 	n := &Node{Host: NewHost(t, cfg.Name)}
-	for _, key := range []string{"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"} {
-		n.must(t, key, n.Sysctl(key, "1"))
-	}
+	n.must(t, "forward", n.Forward())
 	br := &netlink.Bridge{LinkAttrs: netlink.NewLinkAttrs()}
 	br.Name = PorticoLink
 	n.must(t, "add portico0", n.Links.LinkAdd(br))
@@ -128,7 +125,7 @@ func (n *Node) source(like netip.Addr) netip.Addr {
 
 // Guest makes a host on a routed link of its own: host routes on the node, the
 // same gateway for all guests, no shared segment.
-func (n *Node) Guest(t testing.TB, name string, addrs ...netip.Addr) *Host {
+func (n *Node) Guest(t T, name string, addrs ...netip.Addr) *Host {
 	t.Helper()
 	g := NewHost(t, name)
 	tap := fmt.Sprintf("tap%d", n.guests)

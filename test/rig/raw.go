@@ -6,7 +6,6 @@ import (
 	"hash/crc32"
 	"net"
 	"net/netip"
-	"testing"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -27,7 +26,7 @@ type Raw struct {
 }
 
 // Raw opens a raw socket at one of the host's addresses, until the test ends.
-func (h *Host) Raw(t testing.TB, proto byte, local netip.Addr) *Raw {
+func (h *Host) Raw(t T, proto byte, local netip.Addr) *Raw {
 	t.Helper()
 	network := "ip4"
 	if local.Is6() {
@@ -105,13 +104,7 @@ func SCTPSumRight(packet []byte) bool {
 
 // TCPAck is a TCP segment of one byte with the flags ACK and PSH and any numbers.
 func TCPAck(from, to netip.AddrPort, seq, ack uint32) []byte {
-	b := binary.BigEndian.AppendUint16(nil, from.Port())
-	b = binary.BigEndian.AppendUint16(b, to.Port())
-	b = binary.BigEndian.AppendUint32(b, seq)
-	b = binary.BigEndian.AppendUint32(b, ack)
-	b = append(b, 5<<4, 0x18, 0x20, 0, 0, 0, 0, 0, 'x')
-	binary.BigEndian.PutUint16(b[16:], checksum(from.Addr(), to.Addr(), TCP, b))
-	return b
+	return TCPSegment(from, to, ACK|PSH, seq, ack, []byte("x"))
 }
 
 // checksum is RFC 1071's over the pseudo-header and the segment.
@@ -119,13 +112,14 @@ func checksum(from, to netip.Addr, proto byte, segment []byte) uint16 {
 	b := append(append([]byte{}, from.AsSlice()...), to.AsSlice()...)
 	b = binary.BigEndian.AppendUint32(b, uint32(len(segment)))
 	b = append(b, 0, 0, 0, proto)
-	b = append(b, segment...)
-	if len(b)%2 == 1 {
-		b = append(b, 0)
-	}
+	return sum(append(b, segment...))
+}
+
+// sum is RFC 1071's.
+func sum(b []byte) uint16 {
 	sum := uint32(0)
-	for i := 0; i < len(b); i += 2 {
-		sum += uint32(binary.BigEndian.Uint16(b[i:]))
+	for i := range b {
+		sum += uint32(b[i]) << (8 * (1 - i%2))
 	}
 	for sum > 0xffff {
 		sum = sum>>16 + sum&0xffff

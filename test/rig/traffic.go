@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
-	"testing"
 	"time"
 )
 
@@ -42,7 +41,7 @@ func unmap(ap netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(ap.Addr
 
 // ServeTCP answers every connection with an Answer, then echoes, until the test
 // ends. Stopping it earlier ends its connections too.
-func (h *Host) ServeTCP(t testing.TB, at netip.AddrPort) (stop func()) {
+func (h *Host) ServeTCP(t T, at netip.AddrPort) (stop func()) {
 	t.Helper()
 	var l net.Listener
 	err := h.Do(func() (err error) {
@@ -107,13 +106,9 @@ func (s *tcpServer) stop() {
 }
 
 // ServeUDP answers every datagram with an Answer until the test ends.
-func (h *Host) ServeUDP(t testing.TB, at netip.AddrPort) (stop func()) {
+func (h *Host) ServeUDP(t T, at netip.AddrPort) (stop func()) {
 	t.Helper()
-	var c *net.UDPConn
-	err := h.Do(func() (err error) {
-		c, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(at))
-		return err
-	})
+	c, err := h.Listen(at)
 	h.must(t, "listen on UDP "+at.String(), err)
 	var group sync.WaitGroup
 	group.Go(func() {
@@ -161,6 +156,15 @@ func dial(network string, from, to netip.AddrPort, timeout time.Duration) (net.C
 		d.LocalAddr = net.TCPAddrFromAddrPort(from)
 	}
 	return d.Dial(network, to.String())
+}
+
+// Listen opens a UDP socket of the host that says nothing by itself.
+func (h *Host) Listen(at netip.AddrPort) (c *net.UDPConn, err error) {
+	err = h.Do(func() (err error) {
+		c, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(at))
+		return err
+	})
+	return c, err
 }
 
 // Ask makes one exchange with a server of this package.

@@ -67,8 +67,8 @@ func (f *family) rememberChain(t target) chainSpec {
 	}}
 }
 
-// forgetHandle takes the handle from the priority again, after the hook in which
-// rememberChain left it.
+// forgetHandle takes the handle from the priority of a translated packet again, after
+// the hook in which rememberChain left it.
 func forgetHandle() ruleSpec {
-	return rule("", newConnection(), wasTranslated(), one(loadCode(), inSet(sessionLiveSet)), forgetCode())
+	return rule("", one(loadCode(), inSet(sessionLiveSet)), forgetCode())
 }

@@ -9,8 +9,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
-	"github.com/ti-mo/conntrack"
 	"golang.org/x/sys/unix"
 
 	"portico.dev/portico/internal/core/routing"
@@ -28,7 +28,23 @@ type Config struct {
 	// AffinityClients is how many clients session affinity remembers in each
 	// family; 0 means 262,144. More get any backend for each connection.
 	AffinityClients int
-	Logger          *slog.Logger
+	// UDPFlows is how many UDP flows are followed, so that those of a backend that goes
+	// are found at once; 0 means 131,072. With more, a change lists conntrack.
+	UDPFlows int
+	Logger   *slog.Logger
+}
+
+func (c Config) withDefaults() Config {
+	if c.AffinityClients <= 0 {
+		c.AffinityClients = defaultClients
+	}
+	if c.UDPFlows <= 0 {
+		c.UDPFlows = maxFlows
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
 }
 
 // Backend is the data plane on nf_tables. It implements dataplane.Backend.
@@ -36,7 +52,7 @@ type Backend struct {
 	cfg      Config
 	log      *slog.Logger
 	conn     *conn
-	flows    *conntrack.Conn
+	flows    *flowIndex
 	watch    *watcher
 	families [2]*family
 	doubt    map[routing.Key]bool // UDP frontends that may have stale flows
@@ -54,13 +70,8 @@ var errUnknown = errors.New("what the kernel holds is unknown until the next ful
 // New opens the sockets, in the network namespace of the calling thread, and
 // changes nothing.
 func New(cfg Config) (*Backend, error) {
+	cfg = cfg.withDefaults()
 	b := &Backend{doubt: map[routing.Key]bool{}, cfg: cfg, log: cfg.Logger, families: newFamilies(limits{})}
-	if b.cfg.AffinityClients <= 0 {
-		b.cfg.AffinityClients = defaultClients
-	}
-	if b.log == nil {
-		b.log = slog.New(slog.DiscardHandler)
-	}
 	if err := b.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("nftables data plane: %w", err), b.Close())
 	}
@@ -71,8 +82,8 @@ func (b *Backend) open() (err error) {
 	if b.conn, err = openConn(); err != nil {
 		return err
 	}
-	if b.flows, err = conntrack.Dial(nil); err != nil {
-		return fmt.Errorf("open conntrack socket: %w", err)
+	if b.flows, err = newFlowIndex(b.log, b.cfg.UDPFlows); err != nil {
+		return err
 	}
 	b.watch, err = startWatcher(b.conn.port)
 	return err
@@ -85,7 +96,7 @@ func (b *Backend) Close() error {
 		errs = append(errs, b.watch.close())
 	}
 	if b.flows != nil {
-		errs = append(errs, b.flows.Close())
+		errs = append(errs, b.flows.close())
 	}
 	if b.conn != nil {
 		errs = append(errs, b.conn.close())
@@ -100,7 +111,9 @@ func (b *Backend) Disturbed() <-chan struct{} { return b.watch.disturbed }
 // transaction; what only a packet on its way may still need goes in a second.
 func (b *Backend) Sync(_ context.Context, state dataplane.State) error {
 	b.kernel = nil
+	begun, inKernel := time.Now(), b.conn.inKernel
 	b.nodes, b.services = slices.Clone(state.NodeAddresses), slices.Clone(state.ServiceRanges)
+	b.flows.setNodes(state.NodeAddresses)
 	d, err := b.difference(state, [2][]int{}, false)
 	if err != nil {
 		return err
@@ -109,11 +122,14 @@ func (b *Backend) Sync(_ context.Context, state dataplane.State) error {
 		b.log.Debug("repairing", "what", w)
 	}
 	b.families = d.kernel.families
+	changed := d.kernel.now.count
 	if err := b.carryOut(d.kernel, d.skeleton, d.pruning); err != nil {
 		return fmt.Errorf("sync nftables: %w", err)
 	}
 	b.kernel = d.kernel
 	b.doubtAll = true
+	b.log.Info("The kernel has every Service", "frontends", len(state.Frontends), "changed", changed,
+		"took", time.Since(begun).Round(time.Microsecond), "kernel", (b.conn.inKernel - inKernel).Round(time.Microsecond))
 	return nil
 }
 
@@ -123,9 +139,7 @@ func (b *Backend) Verify(_ context.Context, state dataplane.State) ([]string, er
 	if err != nil {
 		return nil, err
 	}
-	families := d.kernel.families
-	words := append(d.words, d.kernel.now.words(families)...)
-	return append(words, d.kernel.later.words(families)...), nil
+	return d.all(), nil
 }
 
 // difference is what leads from the kernel's state to the wanted one.
@@ -161,11 +175,13 @@ func (b *Backend) difference(state dataplane.State, lengths [2][]int, spare bool
 	d := &difference{kernel: newKernel(families)}
 	var fixed [2][]chainSpec
 	for i, f := range families {
+		f.resets = len(r[i].elements[endedSet]) > 0
 		fixed[i] = b.chains(i, f)
 		msgs, words := f.repair(&r[i], fixed[i])
 		d.skeleton, d.words = append(d.skeleton, msgs...), append(d.words, words...)
 	}
 	k := d.kernel
+	k.time = time.Now()
 	k.adopt(r)
 	gone := maps.Clone(k.held)
 	k.setNodeAddresses(state.NodeAddresses)
@@ -238,8 +254,8 @@ func (b *Backend) Apply(_ context.Context, change routing.Change) error {
 	if k == nil {
 		return errUnknown
 	}
-	b.kernel = nil
-	doubt := k.udpDoubt(change, b.services)
+	b.doubtUDP(change)
+	b.kernel, k.time = nil, time.Now()
 	var grown []message
 	for i, lengths := range lengthsOf(change.Set, b.lengths()) {
 		grown = append(grown, b.families[i].grow(lengths)...)
@@ -255,28 +271,15 @@ func (b *Backend) Apply(_ context.Context, change routing.Change) error {
 		return fmt.Errorf("change nftables: %w", err)
 	}
 	b.kernel = k
-	maps.Copy(b.doubt, doubt)
 	return nil
 }
 
 // Finish implements dataplane.Backend.
 func (b *Backend) Finish(context.Context) error {
-	stale := b.staleAfterSync
-	switch {
-	case b.kernel == nil:
+	if b.kernel == nil {
 		return errUnknown
-	case b.doubtAll:
-	case len(b.doubt) == 0:
-		return nil
-	default:
-		stale = func(f *conntrack.Flow) bool { return b.staleAfterChange(f, b.doubt) }
 	}
-	if err := b.endFlows(stale); err != nil {
-		b.doubtAll = true
-		return err
-	}
-	b.doubtAll, b.doubt = false, map[routing.Key]bool{}
-	return nil
+	return b.endFlows()
 }
 
 // SetNodeAddresses implements dataplane.Backend.
@@ -286,6 +289,7 @@ func (b *Backend) SetNodeAddresses(_ context.Context, addrs []netip.Addr) error 
 		return errUnknown
 	}
 	b.kernel, b.nodes = nil, slices.Clone(addrs)
+	b.flows.setNodes(addrs)
 	k.setNodeAddresses(addrs)
 	k.settle()
 	if err := b.carryOut(k, nil, nil); err != nil {
@@ -297,7 +301,7 @@ func (b *Backend) SetNodeAddresses(_ context.Context, addrs []netip.Addr) error 
 
 // carryOut commits what is planned in k, between skeleton and pruning.
 func (b *Backend) carryOut(k *kernel, skeleton, pruning []message) error {
-	now := skeleton
+	now := append(skeleton, k.answerEnded()...)
 	for i, f := range b.families {
 		for j := range k.newChains[i] {
 			now = append(now, f.chainMessages(&k.newChains[i][j])...)

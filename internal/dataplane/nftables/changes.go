@@ -94,17 +94,3 @@ func elementMessages(msgs []message, f *family, set string, kind uint16, list []
 	}
 	return msgs
 }
-
-// words describes changes for people.
-func (e *elements) words(families [2]*family) (out []string) {
-	for _, ref := range e.order {
-		f, c := families[ref.family], e.sets[ref]
-		for _, el := range c.del {
-			out = append(out, fmt.Sprintf("%s %s: superfluous: %s", f.name, ref.name, f.describe(f.set(ref.name), el)))
-		}
-		for _, el := range c.add {
-			out = append(out, fmt.Sprintf("%s %s: missing: %s", f.name, ref.name, f.describe(f.set(ref.name), el)))
-		}
-	}
-	return out
-}

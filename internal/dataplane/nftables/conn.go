@@ -1,11 +1,13 @@
 package nftables
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,6 +27,9 @@ type conn struct {
 	port uint32 // our netlink port, which the kernel's notices carry
 	seq  uint32
 	buf  []byte
+	// inKernel is the time spent in system calls so far: nf_tables works while its
+	// caller waits.
+	inKernel time.Duration
 }
 
 func openConn() (*conn, error) {
@@ -66,16 +71,17 @@ func (c *conn) close() error { return unix.Close(c.fd) }
 
 // message is one netlink message of nf_tables.
 type message struct {
-	kind   uint16 // NFT_MSG_*
-	family uint8  // NFPROTO_*
-	flags  uint16 // NLM_F_* besides NLM_F_REQUEST
-	body   attrs
-	what   string // for errors: "add 3 elements to ip map services"
+	subsystem uint16 // NFNL_SUBSYS_*; 0: nf_tables
+	kind      uint16 // NFT_MSG_*
+	family    uint8  // NFPROTO_*
+	flags     uint16 // NLM_F_* besides NLM_F_REQUEST
+	body      attrs
+	what      string // for errors: "add 3 elements to ip map services"
 }
 
 // append writes a message with its two headers (nlmsghdr, nfgenmsg).
 func (m *message) append(b []byte, seq uint32) []byte {
-	return appendMessage(b, unix.NFNL_SUBSYS_NFTABLES<<8|m.kind, m.flags|unix.NLM_F_REQUEST, seq, m.family, 0, m.body)
+	return appendMessage(b, cmp.Or(m.subsystem, unix.NFNL_SUBSYS_NFTABLES)<<8|m.kind, m.flags|unix.NLM_F_REQUEST, seq, m.family, 0, m.body)
 }
 
 func appendMessage(b []byte, typ, flags uint16, seq uint32, family uint8, resource uint16, body []byte) []byte {
@@ -232,10 +238,14 @@ func (c *conn) next() uint32 {
 }
 
 func (c *conn) send(b []byte) error {
+	defer c.timed(time.Now())
 	return retryEINTR(func() error { return unix.Sendto(c.fd, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}) })
 }
 
+func (c *conn) timed(begun time.Time) { c.inKernel += time.Since(begun) }
+
 func (c *conn) receive(wait bool) (n int, err error) {
+	defer c.timed(time.Now())
 	flags := unix.MSG_DONTWAIT
 	if wait {
 		flags = 0

@@ -118,6 +118,11 @@ func (f *family) describe(s *setSpec, e element) string {
 	if words, ok := f.describeAdmitted(s, e); ok {
 		return words
 	}
+	if s.name == endedSet {
+		if words, ok := f.describeEnded(e); ok {
+			return words
+		}
+	}
 	switch {
 	case s.slots:
 		if k, slot, ap, ok := f.parseSlot(e.key, e.data, s.nodePort); ok {

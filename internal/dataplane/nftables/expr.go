@@ -46,6 +46,8 @@ func payload(base, offset, length uint32, reg uint32) expr {
 // and SCTP all have it.
 func destinationPort(reg uint32) expr { return payload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2, reg) }
 
+func sourcePort(reg uint32) expr { return payload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, 0, 2, reg) }
+
 func transportProtocol(reg uint32) expr { return loadMeta(unix.NFT_META_L4PROTO, reg) }
 
 func loadMeta(key, reg uint32) expr {
@@ -137,14 +139,18 @@ func dynset(op uint32, set string, data int, timeout time.Duration) expr {
 
 // Bits of ct state (NF_CT_STATE_BIT) and ct status (linux/netfilter/nf_conntrack_common.h).
 const (
-	stateInvalid = 1
-	stateNew     = 8
-	statusDNAT   = 1 << 5
+	stateInvalid     = 1
+	stateEstablished = 2
+	stateNew         = 8
+	statusDNAT       = 1 << 5
 )
 
-func newConnection() []expr  { return conntrackHas(unix.NFT_CT_STATE, stateNew) }
-func invalidPacket() []expr  { return conntrackHas(unix.NFT_CT_STATE, stateInvalid) }
-func wasTranslated() []expr  { return conntrackHas(unix.NFT_CT_STATUS, statusDNAT) }
+func newConnection() []expr { return conntrackHas(unix.NFT_CT_STATE, stateNew) }
+func invalidPacket() []expr { return conntrackHas(unix.NFT_CT_STATE, stateInvalid) }
+func wasTranslated() []expr { return conntrackHas(unix.NFT_CT_STATUS, statusDNAT) }
+func establishedConnection() []expr {
+	return conntrackHas(unix.NFT_CT_STATE, stateEstablished)
+}
 func drop() expr             { return verdictNow(verdictDrop, "") }
 func jump(chain string) expr { return verdictNow(verdictJump, chain) }
 func goTo(chain string) expr { return verdictNow(verdictGoto, chain) }

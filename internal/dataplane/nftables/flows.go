@@ -6,9 +6,6 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/ti-mo/conntrack"
-	"golang.org/x/sys/unix"
-
 	"portico.dev/portico/internal/core/catalog"
 	"portico.dev/portico/internal/core/routing"
 )
@@ -16,33 +13,25 @@ import (
 // A UDP flow has no end, so conntrack would lead a busy client for ever to where
 // its first packet went: to a backend that is gone, or to nobody if it was sent
 // before the first endpoint came. Such entries are deleted and the client's next
-// packet is a new flow. TCP is left alone: its ends close it.
+// packet is a new flow. Which ones they are flowIndex knows; TCP is in ended.go.
 
-// udpDoubt gives the UDP frontends whose flows a change may make stale, before
-// the change is planned. Listing conntrack costs what its table holds, so it is
-// done only when there is one.
-func (k *kernel) udpDoubt(change routing.Change, serviceRanges []netip.Prefix) map[routing.Key]bool {
-	doubt := map[routing.Key]bool{}
+// doubt has the UDP frontends that a change may make flows stale of. It is told
+// of a change before the kernel is.
+func (b *Backend) doubtUDP(change routing.Change) {
+	b.flows.supersede(change)
 	for _, key := range change.Removed {
 		if key.Protocol == catalog.UDP {
-			doubt[key] = true
+			b.doubt[key] = true
 		}
 	}
 	for _, f := range change.Set {
 		if f.Protocol != catalog.UDP {
 			continue
 		}
-		var old *routing.Frontend
-		if h := k.held[f.Key]; h != nil {
-			old = h.frontend
-		}
-		// What was refused or dropped in the service ranges left no entry.
-		silent := slices.ContainsFunc(serviceRanges, func(p netip.Prefix) bool { return p.Contains(f.Addr) })
-		if first := !serves(old) && serves(f); first && !silent || loses(old, f) {
-			doubt[f.Key] = true
+		if h := b.kernel.held[f.Key]; h != nil && h.frontend != nil && loses(h.frontend, f) {
+			b.doubt[f.Key] = true
 		}
 	}
-	return doubt
 }
 
 func serves(f *routing.Frontend) bool {
@@ -51,92 +40,140 @@ func serves(f *routing.Frontend) bool {
 
 // loses reports whether a backend that may have flows loses them by the change.
 func loses(old, f *routing.Frontend) bool {
-	if old == nil {
+	if old.Sets == f.Sets && serves(old) == serves(f) {
 		return false
 	}
-	for _, set := range [][]routing.Backend{old.Cluster, old.Local} {
-		for i := range set {
-			if !keeps(f, set[i].AddrPort) {
-				return true
-			}
-		}
-	}
-	for i := range old.LeftOut {
-		if !keeps(f, old.LeftOut[i].AddrPort) {
-			return true
-		}
-	}
-	return false
+	lost := false
+	eachBackend(old, func(b *routing.Backend) { lost = lost || !keeps(f, b.AddrPort) })
+	return lost
 }
 
 // keeps reports whether flows to a backend may go on: it is in a set, or it was
 // left out but still serves (DP-11), or it exists and nobody else serves.
 func keeps(f *routing.Frontend, backend netip.AddrPort) bool {
-	is := func(b routing.Backend) bool { return b.AddrPort == backend }
-	if slices.ContainsFunc(f.Cluster, is) || slices.ContainsFunc(f.Local, is) {
+	if inSets(f, backend) {
 		return true
 	}
+	b := leftOut(f, backend)
+	return b != nil && (b.Serving || !serves(f))
+}
+
+// eachBackend calls do for all that a frontend knows of, some twice.
+func eachBackend(f *routing.Frontend, do func(*routing.Backend)) {
+	for _, set := range [][]routing.Backend{f.Cluster, f.Local} {
+		for i := range set {
+			do(&set[i])
+		}
+	}
 	for i := range f.LeftOut {
-		if is(f.LeftOut[i].Backend) {
-			return f.LeftOut[i].Serving || !serves(f)
+		do(&f.LeftOut[i].Backend)
+	}
+}
+
+// inSets and leftOut search what routing has sorted: a Service may have thousands
+// of backends.
+func inSets(f *routing.Frontend, backend netip.AddrPort) bool {
+	order := func(b routing.Backend, ap netip.AddrPort) int { return b.Compare(ap) }
+	_, cluster := slices.BinarySearchFunc(f.Cluster, backend, order)
+	_, local := slices.BinarySearchFunc(f.Local, backend, order)
+	return cluster || local
+}
+
+func leftOut(f *routing.Frontend, backend netip.AddrPort) *routing.Backend {
+	i, found := slices.BinarySearchFunc(f.LeftOut, backend, func(b routing.LeftOut, ap netip.AddrPort) int { return b.Compare(ap) })
+	if !found {
+		return nil
+	}
+	return &f.LeftOut[i].Backend
+}
+
+// knows reports whether a backend is there in any state.
+func knows(f *routing.Frontend, backend netip.AddrPort) bool {
+	return inSets(f, backend) || leftOut(f, backend) != nil
+}
+
+// door is where a client's packets go: a frontend's address and port, of a node
+// port one of the node's addresses. All doors here are UDP's.
+type door = netip.AddrPort
+
+// doors gives the doors of a frontend.
+func doors(key routing.Key, nodes []netip.Addr) (out []door) {
+	if !key.AnyNode() {
+		return []door{netip.AddrPortFrom(key.Addr, key.Port)}
+	}
+	for _, a := range nodes {
+		if a.Is4() == key.Addr.Is4() {
+			out = append(out, netip.AddrPortFrom(a, key.Port))
 		}
 	}
-	return false
+	return out
 }
 
-// frontendOf gives the key that a flow's first packet was sent to, and the
-// frontend if there is one.
-func (b *Backend) frontendOf(flow *conntrack.Flow) (keys [2]routing.Key, f *routing.Frontend) {
-	to := flow.TupleOrig.IP.DestinationAddress.Unmap()
-	key := routing.Key{Addr: to, Protocol: catalog.UDP, Port: flow.TupleOrig.Proto.DestinationPort}
-	keys[0], keys[1] = key, key
-	if slices.Contains(b.nodes, to) {
-		keys[1].Addr = b.families[index(to)].any
+// behind gives the frontend that a door is, nil when there is none, and its key.
+func (b *Backend) behind(d door) (key routing.Key, f *routing.Frontend) {
+	key = routing.Key{Addr: d.Addr(), Protocol: catalog.UDP, Port: d.Port()}
+	if h := b.kernel.held[key]; h == nil && slices.Contains(b.nodes, key.Addr) {
+		key.Addr = b.families[index(key.Addr)].any
 	}
-	for _, k := range keys {
-		if h := b.kernel.held[k]; h != nil && h.frontend != nil {
-			return keys, h.frontend
+	if h := b.kernel.held[key]; h != nil {
+		f = h.frontend
+	}
+	return key, f
+}
+
+// endFlows ends the flows that are stale since the last call. What the index
+// knows costs the flows of the frontends in doubt; without it everything
+// is listed, which costs what the machine's conntrack table holds.
+func (b *Backend) endFlows() error {
+	if len(b.doubt) == 0 && !b.doubtAll {
+		return nil
+	}
+	err := errIndexLost
+	if !b.doubtAll {
+		ends := map[door]*routing.Frontend{}
+		for key := range b.doubt {
+			for _, d := range doors(key, b.nodes) {
+				_, ends[d] = b.behind(d)
+			}
 		}
+		err = b.flows.end(ends)
 	}
-	return keys, nil
-}
-
-func answersFrom(flow *conntrack.Flow) netip.AddrPort {
-	return netip.AddrPortFrom(flow.TupleReply.IP.SourceAddress.Unmap(), flow.TupleReply.Proto.SourcePort)
-}
-
-func (b *Backend) staleAfterChange(flow *conntrack.Flow, doubt map[routing.Key]bool) bool {
-	keys, f := b.frontendOf(flow)
-	if !doubt[keys[0]] && !doubt[keys[1]] {
-		return false
+	if errors.Is(err, errIndexLost) {
+		err = b.listFlows()
 	}
-	return f == nil || !keeps(f, answersFrom(flow))
-}
-
-func (b *Backend) staleAfterSync(flow *conntrack.Flow) bool {
-	keys, f := b.frontendOf(flow)
-	if f == nil {
-		return slices.ContainsFunc(b.services, func(p netip.Prefix) bool { return p.Contains(keys[0].Addr) })
-	}
-	return !keeps(f, answersFrom(flow))
-}
-
-// endFlows deletes the UDP entries that stale picks.
-func (b *Backend) endFlows(stale func(*conntrack.Flow) bool) error {
-	flows, err := b.flows.Dump(nil)
 	if err != nil {
-		return fmt.Errorf("list conntrack entries: %w", err)
+		b.doubtAll = true
+		return err
 	}
-	for i := range flows {
-		f := &flows[i]
-		if f.TupleOrig.Proto.Protocol != uint8(catalog.UDP) || !stale(f) {
-			continue
+	b.doubtAll, b.doubt = false, map[routing.Key]bool{}
+	return nil
+}
+
+// listFlows reads all UDP entries, deletes the stale ones and makes the index of
+// the others anew.
+func (b *Backend) listFlows() error {
+	err := b.flows.relist(func(fl *flow) (ours, stale bool) {
+		key, f := b.behind(fl.door)
+		if f != nil {
+			return true, !keeps(f, fl.backend)
 		}
-		// The tuples and the ID name one entry and nothing else.
-		one := conntrack.Flow{ID: f.ID, Zone: f.Zone, TupleOrig: f.TupleOrig, TupleReply: f.TupleReply}
-		if err := b.flows.Delete(one); err != nil && !errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("delete conntrack entry %s: %w", f.TupleOrig, err)
-		}
+		inRange := func(p netip.Prefix) bool { return p.Contains(key.Addr) }
+		return false, b.doubt[key] || slices.ContainsFunc(b.services, inRange)
+	})
+	if err != nil {
+		return fmt.Errorf("list UDP flows: %w", err)
 	}
 	return nil
 }
+
+// FlowCounts say what ending stale UDP flows has cost so far.
+type FlowCounts struct {
+	Known   int // flows in the index; 0 also when the index is lost
+	Indexed bool
+	// Lists are the walks over the whole conntrack table, Listed the entries that
+	// they gave, Asked the entries that were asked for by tuple.
+	Lists, Listed, Asked, Deleted uint64
+}
+
+// FlowCounts gives the counts of this run. It may be called at any time.
+func (b *Backend) FlowCounts() FlowCounts { return b.flows.stats() }

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"portico.dev/portico/internal/core/routing"
+	"portico.dev/portico/internal/dataplane"
 )
 
 // Source ranges of load-balancer addresses. The kernel's own sets of ranges with
@@ -31,7 +32,18 @@ func (f *family) guardChain() chainSpec {
 	for _, bits := range f.lengths {
 		c.rules = append(c.rules, rule("", f.admittedKey(bits), one(inSet(admittedName(bits)), verdictNow(verdictReturn, ""))))
 	}
-	c.rules = append(c.rules, rule("outside the source ranges", one(drop())))
+	c.rules = append(c.rules, counted(dataplane.OutsideRanges, rule("outside the source ranges", one(drop()))))
+	return c
+}
+
+// guarding leads packets for frontends with source ranges past the guard. It is empty as
+// long as there is none, so that connections don't pay for the look-up.
+func (f *family) guarding() chainSpec {
+	c := chainSpec{name: guardingChain}
+	if len(f.lengths) > 0 {
+		key, _ := f.frontend(false)
+		c.rules = append(c.rules, rule("load-balancer addresses with source ranges", key, one(inSet(guardedServicesSet), jump(guardChain))))
+	}
 	return c
 }
 
@@ -71,9 +83,7 @@ func (k *kernel) admits(f *routing.Frontend) (out []netip.Prefix) {
 			continue
 		}
 		out = append(out, r.Masked())
-		for a, n := range k.nodes[index(f.Addr)].want {
-			node = node || n > 0 && r.Contains(a)
-		}
+		node = node || slices.ContainsFunc(k.nodes[index(f.Addr)].wanted(), r.Contains)
 	}
 	if node {
 		out = append(out, netip.PrefixFrom(f.Addr, f.Addr.BitLen()))
@@ -194,17 +204,39 @@ func (f *family) grow(lengths []int) (msgs []message) {
 			msgs = append(msgs, f.setMessage(s, i+1))
 		}
 	}
-	c := f.guardChain()
-	return append(append(msgs, f.flushMessage(guardChain)), f.ruleMessages(&c)...)
+	for _, c := range []chainSpec{f.guardChain(), f.guarding()} {
+		msgs = append(append(msgs, f.flushMessage(c.name)), f.ruleMessages(&c)...)
+	}
+	return msgs
 }
 
-// strangerAtForeignDoor is for packets from outside to a load-balancer address
-// on a port that no Service has there. Where the address isn't the node's own
-// the stack would send them back to where they came from, until their TTL ends.
-// An address that is reached by another link is somebody else's machine.
-func (f *family) strangerAtForeignDoor(stranger []expr) ruleSpec {
-	return rule("other ports of load-balancer addresses", newConnection(), stranger,
-		one(f.destAddress(0), inSet(loadBalancerIPsSet)), notOurAddress(), leavesWhereItCame(), one(goTo(refuseChain)))
+// answersItself drops first datagrams whose source is a frontend. No client has such a
+// source: one such datagram, forged, between frontends whose addresses lead back here
+// would have two servers that answer everything answer each other for ever. What
+// frontends answer to clients belongs to their connections and never gets here.
+func (f *family) answersItself() ruleSpec {
+	w := f.addrLen / 4
+	source := append(isProtocol(unix.IPPROTO_UDP), f.sourceAddress(0), transportProtocol(word(w)), sourcePort(word(w+1)))
+	// nft prints a look-up in a map only where its result is used.
+	return counted(dataplane.Invalid, rule("a frontend is nobody's client", source, one(mapTo(servicesMap), keepCode(), drop())))
+}
+
+// atForeignDoor is for packets to a load-balancer address or external IP that no
+// frontend took: another port, or what conntrack finds invalid. Where the address isn't
+// the node's own the stack would send them back to where they came from, until their TTL
+// ends: up to 255 packets for one. An address that is reached by another link is somebody
+// else's machine.
+func (f *family) atForeignDoor(set string) ruleSpec {
+	return rule("other ports of "+set, one(f.destAddress(0), inSet(set)), notOurAddress(), leavesWhereItCame(), one(goTo(turnAwayChain)))
+}
+
+// turnAway ends what atForeignDoor found; an answer to what isn't new might end a
+// healthy connection, or circle itself.
+func turnAway() chainSpec {
+	return chainSpec{name: turnAwayChain, rules: []ruleSpec{
+		counted(dataplane.UnknownPort, rule("", newConnection(), one(goTo(refuseChain)))),
+		counted(dataplane.Invalid, rule("", one(drop()))),
+	}}
 }
 
 // notOurAddress leaves the rule when the destination is one of the node's own

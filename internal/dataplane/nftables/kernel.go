@@ -1,9 +1,9 @@
 package nftables
 
 import (
-	"maps"
 	"net/netip"
 	"slices"
+	"time"
 
 	"portico.dev/portico/internal/core/routing"
 )
@@ -21,8 +21,11 @@ type kernel struct {
 	ips      [2]refs            // cluster IPs
 	nodes    [2]refs            // node-port addresses
 	lbIPs    [2]refs            // load-balancer addresses
+	external [2]refs            // external IPs
 	sessions [2]*sessions
 	guarded  map[routing.Key]bool // frontends with source ranges
+	ends     [2]*endings          // backends that are gone
+	time     time.Time            // of this change
 
 	changes
 }
@@ -43,10 +46,10 @@ func newKernel(families [2]*family) *kernel {
 	k := &kernel{families: families, held: map[routing.Key]*held{}, guarded: map[routing.Key]bool{}}
 	for i := range families {
 		k.chains[i], k.chosen[i] = map[target]bool{}, map[target]bool{}
-		for _, r := range []*refs{&k.near[i], &k.far[i], &k.ips[i], &k.nodes[i], &k.lbIPs[i]} {
+		for _, r := range []*refs{&k.near[i], &k.far[i], &k.ips[i], &k.nodes[i], &k.lbIPs[i], &k.external[i]} {
 			*r = newRefs()
 		}
-		k.sessions[i] = newSessions()
+		k.sessions[i], k.ends[i] = newSessions(), newEndings()
 	}
 	return k
 }
@@ -69,6 +72,7 @@ func (k *kernel) set(f *routing.Frontend) {
 	if h.frontend != nil {
 		k.count(h.frontend, -1)
 	}
+	k.end(h.frontend, f)
 	h.frontend = f
 
 	p := k.planFor(f.Key)
@@ -110,6 +114,8 @@ func (k *kernel) count(f *routing.Frontend, by int) {
 		k.ips[i].add(f.Addr, by)
 	case routing.LoadBalancerIP:
 		k.lbIPs[i].add(f.Addr, by)
+	case routing.ExternalIP:
+		k.external[i].add(f.Addr, by)
 	}
 	for _, a := range []routing.Action{routing.ToCluster, routing.ToLocal} {
 		if used(f, a) == nil {
@@ -342,32 +348,64 @@ func assign[T comparable](have, want []T) []T {
 // refs is an address set of the kernel with the number of reasons for each
 // address.
 type refs struct {
-	want map[netip.Addr]int
-	have map[netip.Addr]bool
-	may  map[netip.Addr]bool // may differ
+	all map[netip.Addr]ref
+	may map[netip.Addr]bool // may differ
 }
 
-func newRefs() refs {
-	return refs{want: map[netip.Addr]int{}, have: map[netip.Addr]bool{}, may: map[netip.Addr]bool{}}
+type ref struct {
+	want int32 // reasons
+	have bool  // the kernel has it
 }
+
+func newRefs() refs { return refs{all: map[netip.Addr]ref{}, may: map[netip.Addr]bool{}} }
 
 func (r *refs) add(a netip.Addr, by int) {
-	if r.want[a] += by; r.want[a] == 0 {
-		delete(r.want, a)
-	}
+	e := r.all[a]
+	e.want += int32(by)
+	r.all[a] = e
 	r.may[a] = true
+}
+
+// adopt takes an address that the kernel has.
+func (r *refs) adopt(a netip.Addr) {
+	e := r.all[a]
+	e.have = true
+	r.all[a] = e
+	r.may[a] = true
+}
+
+func (r *refs) wants(a netip.Addr) bool { return r.all[a].want > 0 }
+func (r *refs) has(a netip.Addr) bool   { return r.all[a].have }
+
+// wanted gives the addresses with a reason.
+func (r *refs) wanted() []netip.Addr { return r.those(func(e ref) bool { return e.want > 0 }) }
+
+// held gives the addresses that the kernel has.
+func (r *refs) held() []netip.Addr { return r.those(func(e ref) bool { return e.have }) }
+
+func (r *refs) those(keep func(ref) bool) (out []netip.Addr) {
+	for a, e := range r.all {
+		if keep(e) {
+			out = append(out, a)
+		}
+	}
+	return out
 }
 
 // settle gives what to add to the kernel's set and what to delete from it.
 func (r *refs) settle() (add, del []netip.Addr) {
 	for a := range r.may {
-		switch want := r.want[a] > 0; {
-		case want && !r.have[a]:
-			r.have[a] = true
+		e := r.all[a]
+		switch want := e.want > 0; {
+		case want && !e.have:
+			e.have = true
+			r.all[a] = e
 			add = append(add, a)
-		case !want && r.have[a]:
-			delete(r.have, a)
+		case !want && e.have:
 			del = append(del, a)
+			delete(r.all, a)
+		case !want:
+			delete(r.all, a)
 		}
 	}
 	r.may = map[netip.Addr]bool{} // not clear(): that costs what the map once held
@@ -377,8 +415,9 @@ func (r *refs) settle() (add, del []netip.Addr) {
 // settle plans the address sets after the frontends.
 func (k *kernel) settle() {
 	k.settleSessions()
+	k.settleEnded()
 	for i := range k.families {
-		for name, r := range map[string]*refs{hairpinSet: &k.near[i], remoteBackendsSet: &k.far[i], clusterIPsSet: &k.ips[i], nodeAddressesSet: &k.nodes[i], loadBalancerIPsSet: &k.lbIPs[i]} {
+		for name, r := range map[string]*refs{hairpinSet: &k.near[i], remoteBackendsSet: &k.far[i], clusterIPsSet: &k.ips[i], nodeAddressesSet: &k.nodes[i], loadBalancerIPsSet: &k.lbIPs[i], externalIPsSet: &k.external[i]} {
 			add, del := r.settle()
 			for _, a := range del {
 				k.now.del(i, name, addressElement(name, a))
@@ -401,7 +440,7 @@ func addressElement(set string, a netip.Addr) element {
 // setNodeAddresses plans the node-port addresses.
 func (k *kernel) setNodeAddresses(addrs []netip.Addr) {
 	for i := range k.nodes {
-		for a := range maps.Clone(k.nodes[i].want) {
+		for _, a := range k.nodes[i].wanted() {
 			k.nodes[i].add(a, -1)
 		}
 	}

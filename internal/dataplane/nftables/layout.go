@@ -42,11 +42,18 @@ const (
 
 	guardedServicesSet = "guarded-services"
 	loadBalancerIPsSet = "load-balancer-ips"
+	externalIPsSet     = "external-ips"
 	admittedSetsNamed  = "admitted-" // and the length of prefixes
 
-	guardChain  = "guard"
-	refuseChain = "refuse"
-	leaveChain  = "leave"
+	guardChain    = "guard"
+	refuseChain   = "refuse"
+	guardingChain = "guarding"
+	turnAwayChain = "turn-away"
+	// establishedChain has what concerns packets of established connections.
+	establishedChain = "established"
+	// translatedChain has what concerns first packets that a frontend took.
+	translatedChain = "translated"
+	leaveChain      = "leave"
 )
 
 // Data types of nft(8) (nftables' datatype.h); a concatenation has six bits for
@@ -81,6 +88,7 @@ type family struct {
 	sets               []setSpec
 	lengths            []int // of the prefixes in source ranges, sorted
 	clients            int   // that session affinity remembers at most
+	resets             bool  // connections to backends that are gone
 }
 
 // limits is what the fixed part depends on.
@@ -179,7 +187,8 @@ func (f *family) allSets() []setSpec {
 			keyType: concat(typeClassID, f.addrType), keyLen: 4 + f.addrLen, dataType: typeClassID, dataLen: 4,
 			userData: byteOrders(networkOrder, hostOrder),
 		},
-		frontends(guardedServicesSet, false), addresses(loadBalancerIPsSet, 0),
+		frontends(guardedServicesSet, false), addresses(loadBalancerIPsSet, 0), addresses(externalIPsSet, 0),
+		{name: endedSet, keyType: concat(f.addrType, f.addrType, typeService), keyLen: 2*f.addrLen + 4},
 	}
 	for _, bits := range f.lengths {
 		all = append(all, f.admittedSet(bits))

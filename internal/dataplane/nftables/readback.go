@@ -27,19 +27,30 @@ const readTries = 20
 
 // read dumps our tables.
 func (c *conn) read(families [2]*family) (*reading, error) {
-	for try := 1; ; try++ {
-		var r reading
-		var err error
+	var r reading
+	err := undisturbed(func() error {
 		for i, f := range families {
-			if err = c.readTable(f, &r[i]); err != nil {
-				break
+			if err := c.readTable(f, &r[i]); err != nil {
+				return err
 			}
 		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &r, nil
+}
+
+// undisturbed starts reading anew until no change interrupts it.
+func undisturbed(read func() error) error {
+	for try := 1; ; try++ {
+		err := read()
 		if err == nil {
-			return &r, nil
+			return nil
 		}
 		if !errors.Is(err, unix.EINTR) || try == readTries {
-			return nil, fmt.Errorf("read our tables from the kernel: %w", err)
+			return fmt.Errorf("read our tables from the kernel: %w", err)
 		}
 	}
 }
@@ -53,32 +64,13 @@ func (c *conn) readTable(f *family, t *tableReading) error {
 	if err != nil || !t.exists {
 		return err
 	}
-	named := func(kind, table, name uint16, into map[string][]byte) error {
-		m := message{kind: kind, family: f.nf, what: "list what is in table " + f.name}
-		m.body.string(table, tableName)
-		return c.dump(m, func(b []byte) error {
-			if cString(find(b, table)) == tableName {
-				into[cString(find(b, name))] = bytes.Clone(b)
-			}
-			return nil
-		})
-	}
-	if err := named(unix.NFT_MSG_GETSET, unix.NFTA_SET_TABLE, unix.NFTA_SET_NAME, t.sets); err != nil {
+	if t.sets, err = c.readSets(f); err != nil {
 		return err
 	}
-	if err := named(unix.NFT_MSG_GETCHAIN, unix.NFTA_CHAIN_TABLE, unix.NFTA_CHAIN_NAME, t.chains); err != nil {
+	if t.chains, err = c.readNamed(f, unix.NFT_MSG_GETCHAIN, unix.NFTA_CHAIN_TABLE, unix.NFTA_CHAIN_NAME); err != nil {
 		return err
 	}
-	m := message{kind: unix.NFT_MSG_GETRULE, family: f.nf, what: "list rules of table " + f.name}
-	m.body.string(unix.NFTA_RULE_TABLE, tableName)
-	err = c.dump(m, func(b []byte) error {
-		if cString(find(b, unix.NFTA_RULE_TABLE)) == tableName {
-			chain := cString(find(b, unix.NFTA_RULE_CHAIN))
-			t.rules[chain] = append(t.rules[chain], bytes.Clone(b))
-		}
-		return nil
-	})
-	if err != nil {
+	if t.rules, err = c.readRules(f); err != nil {
 		return err
 	}
 	for i := range f.sets {
@@ -89,6 +81,39 @@ func (c *conn) readTable(f *family, t *tableReading) error {
 		}
 	}
 	return nil
+}
+
+func (c *conn) readSets(f *family) (map[string][]byte, error) {
+	return c.readNamed(f, unix.NFT_MSG_GETSET, unix.NFTA_SET_TABLE, unix.NFTA_SET_NAME)
+}
+
+// readNamed lists what has a name in our table.
+func (c *conn) readNamed(f *family, kind, table, name uint16) (map[string][]byte, error) {
+	found := map[string][]byte{}
+	m := message{kind: kind, family: f.nf, what: "list what is in table " + f.name}
+	m.body.string(table, tableName)
+	err := c.dump(m, func(b []byte) error {
+		if cString(find(b, table)) == tableName {
+			found[cString(find(b, name))] = bytes.Clone(b)
+		}
+		return nil
+	})
+	return found, err
+}
+
+// readRules lists the rules of our table by chain, in order.
+func (c *conn) readRules(f *family) (map[string][][]byte, error) {
+	found := map[string][][]byte{}
+	m := message{kind: unix.NFT_MSG_GETRULE, family: f.nf, what: "list rules of table " + f.name}
+	m.body.string(unix.NFTA_RULE_TABLE, tableName)
+	err := c.dump(m, func(b []byte) error {
+		if cString(find(b, unix.NFTA_RULE_TABLE)) == tableName {
+			chain := cString(find(b, unix.NFTA_RULE_CHAIN))
+			found[chain] = append(found[chain], bytes.Clone(b))
+		}
+		return nil
+	})
+	return found, err
 }
 
 func (c *conn) readElements(f *family, set string) (out []element, err error) {
@@ -119,6 +144,7 @@ func (k *kernel) adopt(r *reading) {
 		t := &r[i]
 		k.adoptSessions(i, t)
 		k.adoptGuards(i, t)
+		k.adoptEnded(i, t)
 		for name := range t.chains {
 			if d, ok := drawTarget(name); ok {
 				k.chains[i][d] = true
@@ -137,14 +163,14 @@ func (k *kernel) adopt(r *reading) {
 				k.adoptSessionIDs(i, t, name, nodePort, set)
 			}
 		}
-		for name, refs := range map[string]*refs{hairpinSet: &k.near[i], remoteBackendsSet: &k.far[i], clusterIPsSet: &k.ips[i], nodeAddressesSet: &k.nodes[i], loadBalancerIPsSet: &k.lbIPs[i]} {
+		for name, refs := range map[string]*refs{hairpinSet: &k.near[i], remoteBackendsSet: &k.far[i], clusterIPsSet: &k.ips[i], nodeAddressesSet: &k.nodes[i], loadBalancerIPsSet: &k.lbIPs[i], externalIPsSet: &k.external[i]} {
 			for _, e := range t.elements[name] {
 				a, _ := netip.AddrFromSlice([]byte(e.key[:min(len(e.key), f.addrLen)]))
 				if e != addressElement(name, a) {
 					k.now.del(i, name, e)
 					continue
 				}
-				refs.have[a], refs.may[a] = true, true
+				refs.adopt(a)
 			}
 		}
 	}

@@ -5,6 +5,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"portico.dev/portico/internal/dataplane"
 )
 
 // chainSpec is a chain with its rules; a base chain has a type and a hook.
@@ -19,6 +21,7 @@ type chainSpec struct {
 type ruleSpec struct {
 	comment string
 	exprs   []expr
+	why     dataplane.Reason // of the packets that it counts; "" for none
 }
 
 func rule(comment string, parts ...[]expr) ruleSpec {
@@ -28,11 +31,10 @@ func rule(comment string, parts ...[]expr) ruleSpec {
 func one(e ...expr) []expr { return e }
 
 // Priorities of the hooks (linux/netfilter_ipv4.h): destination NAT's own, a
-// little later for packets that no frontend took, source NAT's own, filter's.
+// little later for packets that no frontend took, source NAT's own.
 const (
 	priorityDNAT     = -100
 	priorityUnserved = -90
-	priorityFilter   = 0
 	prioritySNAT     = 100
 )
 
@@ -49,38 +51,45 @@ func (f *family) chains(hairpinSource netip.Addr) []chainSpec {
 	serve := func(set string, nodePort bool) ruleSpec {
 		return rule("", frontend(nodePort), one(mapTo(set), keepCode(), goTo("choose")))
 	}
-	refusing := func(comment, set string, nodePort bool, what expr) ruleSpec {
-		return rule(comment, frontend(nodePort), one(inSet(set), what))
+	refusing := func(why dataplane.Reason, comment, set string, nodePort bool, what expr) ruleSpec {
+		return counted(why, rule(comment, frontend(nodePort), one(inSet(set), what)))
 	}
 	workload := one(f.sourceAddress(0), inSet(workloadRangesSet))
 	stranger := one(f.sourceAddress(0), notInSet(workloadRangesSet))
 
-	chains := []chainSpec{
+	return []chainSpec{
 		{name: refuseChain, rules: []ruleSpec{
 			rule("", isProtocol(unix.IPPROTO_TCP), one(rejectReset())),
 			rule("", one(rejectICMP(f.portUnreachable))),
 		}},
+		turnAway(),
 		f.forgetDead(),
-		f.guardChain(),
+		f.guardChain(), f.guarding(),
 		{name: leaveChain, rules: []ruleSpec{rule("", forgetCode(), one(verdictNow(verdictAccept, "")))}},
-		{name: "choose", rules: []ruleSpec{rule("", one(loadCode(), verdictOf(choicesMap)))}},
+		{name: "choose", rules: []ruleSpec{followed(), rule("", one(loadCode(), verdictOf(choicesMap)))}},
 		{name: "serve", rules: []ruleSpec{serve(servicesMap, false), serve(nodePortsMap, true)}},
 		{name: "serve-outside", rules: []ruleSpec{serve(outsideServicesMap, false), serve(outsideNodePortsMap, true)}},
+		reportAstray(),
+		f.established(),
+		{name: translatedChain, rules: []ruleSpec{forgetHandle()}},
 		{name: "unserved", rules: []ruleSpec{
-			refusing("frontends without a usable endpoint", refusedServicesSet, false, goTo(refuseChain)),
-			refusing("", refusedNodePortsSet, true, goTo(refuseChain)),
-			refusing("frontends with usable endpoints on other nodes only", droppedServicesSet, false, drop()),
-			refusing("", droppedNodePortsSet, true, drop()),
-			rule("other ports of cluster IPs", one(f.destAddress(0), inSet(clusterIPsSet), goTo(refuseChain))),
-			rule("addresses that no Service has", one(f.destAddress(0), inSet(serviceRangesSet), drop())),
+			rule("", wasTranslated(), one(goTo(translatedChain))),
+			refusing(dataplane.NoEndpoint, "frontends without a usable endpoint", refusedServicesSet, false, goTo(refuseChain)),
+			refusing(dataplane.NoEndpoint, "", refusedNodePortsSet, true, goTo(refuseChain)),
+			refusing(dataplane.NoLocalEndpoint, "frontends with usable endpoints on other nodes only", droppedServicesSet, false, drop()),
+			refusing(dataplane.NoLocalEndpoint, "", droppedNodePortsSet, true, drop()),
+			astray(frontend(false), servicesMap), astray(frontend(true), nodePortsMap),
+			counted(dataplane.UnknownPort, rule("other ports of cluster IPs", one(f.destAddress(0), inSet(clusterIPsSet), goTo(refuseChain)))),
+			counted(dataplane.UnknownAddress, rule("addresses that no Service has", one(f.destAddress(0), inSet(serviceRangesSet), drop()))),
 		}},
 		{name: "prerouting", kind: "nat", hook: unix.NF_INET_PRE_ROUTING, priority: priorityDNAT, rules: []ruleSpec{
-			f.guarding(),
+			f.answersItself(),
+			rule("", one(jump(guardingChain))),
 			rule("what differs for clients outside", stranger, one(jump("serve-outside"))),
 			rule("", one(jump("serve"))),
 		}},
 		{name: "output", kind: "nat", hook: unix.NF_INET_LOCAL_OUT, priority: priorityDNAT, rules: []ruleSpec{
-			f.guarding(),
+			rule("", one(jump(guardingChain))),
 			rule("", one(jump("serve"))),
 		}},
 		{name: "postrouting", kind: "nat", hook: unix.NF_INET_POST_ROUTING, priority: prioritySNAT, rules: []ruleSpec{
@@ -89,24 +98,16 @@ func (f *family) chains(hairpinSource netip.Addr) []chainSpec {
 			rule("answers from other nodes come back through this one", wasTranslated(), stranger, one(f.destAddress(0), inSet(remoteBackendsSet), masquerade())),
 			rule("a backend reaches itself", wasTranslated(), one(f.sourceAddress(0), f.destAddress(f.addrLen/4), inSet(hairpinSet)), f.hairpin(hairpinSource)),
 		}},
-		{name: "prerouting-unserved", kind: "filter", hook: unix.NF_INET_PRE_ROUTING, priority: priorityUnserved, rules: append(f.unserved(), f.strangerAtForeignDoor(stranger))},
+		{name: "prerouting-unserved", kind: "filter", hook: unix.NF_INET_PRE_ROUTING, priority: priorityUnserved, rules: append(
+			f.unserved(),
+			f.atForeignDoor(loadBalancerIPsSet), f.atForeignDoor(externalIPsSet),
+			// An answer of a backend that conntrack finds invalid (out of the window,
+			// say) keeps the backend's address as its source; a client that saw it
+			// would reset a healthy connection (kubernetes/kubernetes#74839).
+			counted(dataplane.Invalid, rule("never shown to clients: they would reset the connection", invalidPacket(), isProtocol(unix.IPPROTO_TCP), workload, one(drop()))),
+		)},
 		{name: "output-unserved", kind: "filter", hook: unix.NF_INET_LOCAL_OUT, priority: priorityUnserved, rules: f.unserved()},
 	}
-	// An answer of a backend that conntrack finds invalid (out of the window,
-	// say) keeps the backend's address as its source; a client that saw it
-	// would reset a healthy connection (kubernetes/kubernetes#74839).
-	invalid := []ruleSpec{rule("never shown to clients: they would reset the connection", isProtocol(unix.IPPROTO_TCP), invalidPacket(), workload, one(drop()))}
-	return append(
-		chains,
-		chainSpec{name: "forward", kind: "filter", hook: unix.NF_INET_FORWARD, priority: priorityFilter, rules: invalid},
-		chainSpec{name: "input", kind: "filter", hook: unix.NF_INET_LOCAL_IN, priority: priorityFilter, rules: invalid},
-	)
-}
-
-// guarding leads packets for frontends with source ranges past the guard.
-func (f *family) guarding() ruleSpec {
-	key, _ := f.frontend(false)
-	return rule("load-balancer addresses with source ranges", key, one(inSet(guardedServicesSet), jump(guardChain)))
 }
 
 // hairpin gives the source NAT of a backend that reaches itself. The address
@@ -122,9 +123,10 @@ func (f *family) hairpin(source netip.Addr) []expr {
 // unserved gives the rules for packets that the NAT hook left as they were.
 func (f *family) unserved() []ruleSpec {
 	rules := []ruleSpec{
-		forgetHandle(),
+		// Most packets are of connections: they meet one rule here, and one there.
+		rule("", establishedConnection(), one(goTo(establishedChain))),
 		rule("", newConnection(), one(jump("unserved"))),
-		rule("a reset for these would end a healthy connection", invalidPacket(), one(f.destAddress(0), inSet(serviceRangesSet), drop())),
+		counted(dataplane.Invalid, rule("a reset for these would end a healthy connection", invalidPacket(), one(f.destAddress(0), inSet(serviceRangesSet), drop()))),
 	}
 	if f.nf == unix.NFPROTO_IPV6 {
 		// A hairpin packet leaves by the link it came in on, for which IPv6

@@ -3,6 +3,7 @@ package nftables
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -77,7 +78,7 @@ func (f *family) repairChain(t *tableReading, c *chainSpec) ([]message, []string
 		return append(msgs, f.chainMessages(c)...), []string{fmt.Sprintf("%s: chain %s has another hook", f.name, c.name)}
 	case !sameRules(t.rules[c.name], c.rules):
 		msgs := []message{f.flushMessage(c.name)}
-		return append(msgs, f.ruleMessages(c)...), []string{fmt.Sprintf("%s: chain %s has other rules", f.name, c.name)}
+		return append(msgs, f.ruleMessages(c)...), []string{fmt.Sprintf("%s: chain %s has other rules: %s", f.name, c.name, otherRules(t.rules[c.name], c.rules))}
 	}
 	return nil, nil
 }
@@ -87,16 +88,44 @@ func sameRules(shown [][]byte, want []ruleSpec) bool {
 		return false
 	}
 	for i := range want {
-		if !covers(shown[i], want[i].definition()) {
-			return false
-		}
-		// covers allows more than was sent: more expressions are another rule.
-		exprs, err := parseAttrs(find(shown[i], unix.NFTA_RULE_EXPRESSIONS))
-		if err != nil || len(exprs) != len(want[i].exprs) {
+		if !sameRule(shown[i], &want[i]) {
 			return false
 		}
 	}
 	return true
+}
+
+func sameRule(shown []byte, want *ruleSpec) bool {
+	if !covers(shown, want.definition()) {
+		return false
+	}
+	// covers allows more than was sent: more expressions are another rule.
+	exprs, err := parseAttrs(find(shown, unix.NFTA_RULE_EXPRESSIONS))
+	return err == nil && len(exprs) == len(want.exprs)
+}
+
+// otherRules says in what rules differ.
+func otherRules(shown [][]byte, want []ruleSpec) string {
+	left := make([]*ruleSpec, len(want))
+	for i := range want {
+		left[i] = &want[i]
+	}
+	var words []string
+	for i := range shown {
+		at := slices.IndexFunc(left, func(r *ruleSpec) bool { return sameRule(shown[i], r) })
+		if at < 0 {
+			words = append(words, fmt.Sprintf("rule %d is foreign", i+1))
+			continue
+		}
+		left = slices.Delete(left, at, at+1)
+	}
+	switch n := len(left); {
+	case n > 0:
+		words = append(words, fmt.Sprintf("%d of our %d are missing", n, len(want)))
+	case len(words) == 0:
+		return "their order"
+	}
+	return strings.Join(words, ", ")
 }
 
 // prune gives the messages that delete chains and sets which are nobody's: draw
@@ -120,7 +149,11 @@ func (k *kernel) prune(i int, t *tableReading, fixed []chainSpec, spare bool) (m
 	for name := range t.chains {
 		d, demanded := drawTarget(name)
 		if !known[name] && (!demanded || !spare) {
-			words = append(words, fmt.Sprintf("%s: chain %s is unused", f.name, name))
+			what := "not ours"
+			if demanded {
+				what = "unused"
+			}
+			words = append(words, fmt.Sprintf("%s: chain %s is %s", f.name, name, what))
 			flush, del = append(flush, f.flushMessage(name)), append(del, f.deleteChainMessage(name))
 			if demanded {
 				if k.chosen[i][d] {

@@ -1,0 +1,171 @@
+package nftables
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+)
+
+// The rules send a record of the first packet of each UDP flow to a frontend, before it is
+// translated, to a group of nfnetlink_log; and of packets that go astray, because
+// their flow began before the frontend had a backend. Nobody needs to
+// listen: without a listener the kernel goes on at once. Events of conntrack would
+// tell the same, but while anybody listens to them the kernel makes one for each
+// TCP connection too; and they are the machine's to configure (nf_conntrack_events).
+
+const (
+	// recordGroup is "po", for who looks at the list of rules.
+	recordGroup  = 0x706f
+	astrayPrefix = "astray"
+	// recordRange holds an IPv4 header with options and the ports, or IPv6 with
+	// extension headers of usual size.
+	recordRange = 128
+)
+
+// Numbers of linux/netfilter/nfnetlink_log.h.
+const (
+	nfulnlPacket, nfulnlConfig    = 0, 1
+	nfulaPayload, nfulaPrefix     = 9, 10
+	nfulaCfgCmd, nfulaCfgMode     = 1, 2
+	nfulaCfgSize, nfulaCfgQThresh = 3, 5
+	nfulnlBind, nfulnlUnbind      = 1, 2
+	nfulnlCopyPacket              = 2
+)
+
+// bindRecords asks for the group's records, each at once and in a buffer of its own size:
+// the kernel's usual 4 KiB would fill the socket.
+func bindRecords() (a attrs) {
+	const size = 512
+	a.bytes(nfulaCfgCmd, []byte{nfulnlBind})
+	a.bytes(nfulaCfgMode, append(binary.BigEndian.AppendUint32(nil, recordRange), nfulnlCopyPacket, 0))
+	a.u32(nfulaCfgSize, size)
+	a.u32(nfulaCfgQThresh, 1)
+	return a
+}
+
+func unbindRecords() (a attrs) {
+	a.bytes(nfulaCfgCmd, []byte{nfulnlUnbind})
+	return a
+}
+
+// logRecord is the expression that sends a record.
+func logRecord(prefix string) expr {
+	return expression("log", func(a *attrs) {
+		a.bytes(unix.NFTA_LOG_GROUP, binary.BigEndian.AppendUint16(nil, recordGroup))
+		if prefix != "" {
+			a.string(unix.NFTA_LOG_PREFIX, prefix)
+		}
+	})
+}
+
+// followed has the flows of frontends reported: nat chains see first packets only.
+func followed() ruleSpec {
+	return rule("flows to follow", isProtocol(unix.IPPROTO_UDP), one(logRecord("")))
+}
+
+// astray leads packets of flows that began before their frontend had a backend to
+// astrayChain. What the frontend refuses doesn't come here.
+func astray(frontend []expr, set string) ruleSpec {
+	notTranslated := conntrackHas(unix.NFT_CT_STATUS, statusDNAT)
+	notTranslated[len(notTranslated)-1] = compare(unix.NFT_CMP_EQ, word(0), make([]byte, 4))
+	// The code has no meaning here. Older kernels refuse a lookup in a map that
+	// nobody uses the result of, which is how nft would load the rule.
+	return rule("began before there was a backend", isProtocol(unix.IPPROTO_UDP), notTranslated, frontend, one(mapTo(set), keepCode(), goTo(astrayChain)))
+}
+
+const astrayChain = "astray"
+
+func reportAstray() chainSpec {
+	return chainSpec{name: astrayChain, rules: []ruleSpec{rule("", forgetCode(), one(logRecord(astrayPrefix)))}}
+}
+
+// record is what we are told of a packet.
+type record struct {
+	client netip.AddrPort
+	door   door
+	astray bool
+}
+
+var errRecord = errors.New("record of a packet that makes no sense as UDP")
+
+// eachRecord walks the records of one datagram. One that can't be read is an error,
+// for its flow isn't known then.
+func eachRecord(b []byte, take func(record)) error {
+	var failed error
+	err := eachMessage(b, func(h unix.NlMsghdr, body []byte) {
+		if h.Type != unix.NFNL_SUBSYS_ULOG<<8|nfulnlPacket || failed != nil {
+			return
+		}
+		if len(body) < 4 {
+			failed = errRecord
+			return
+		}
+		r, err := parsePacket(find(body[4:], nfulaPayload))
+		r.astray = cString(find(body[4:], nfulaPrefix)) == astrayPrefix
+		if err != nil {
+			failed = err
+			return
+		}
+		take(r)
+	})
+	return errors.Join(err, failed)
+}
+
+// parsePacket reads the beginning of a UDP packet from the network header on.
+func parsePacket(b []byte) (r record, err error) {
+	if len(b) < 1 {
+		return r, errRecord
+	}
+	var src, dst netip.Addr
+	var proto byte
+	switch b[0] >> 4 {
+	case 4: // RFC 791
+		header := int(b[0]&0xf) * 4
+		if header < 20 || len(b) < header {
+			return r, errRecord
+		}
+		proto = b[9]
+		src, dst, b = netip.AddrFrom4([4]byte(b[12:16])), netip.AddrFrom4([4]byte(b[16:20])), b[header:]
+	case 6: // RFC 8200
+		if len(b) < 40 {
+			return r, errRecord
+		}
+		proto = b[6]
+		src, dst = netip.AddrFrom16([16]byte(b[8:24])), netip.AddrFrom16([16]byte(b[24:40]))
+		if proto, b, err = skipExtensions(proto, b[40:]); err != nil {
+			return r, err
+		}
+	}
+	if proto != unix.IPPROTO_UDP || len(b) < 4 {
+		return r, errRecord
+	}
+	port := func(at int) uint16 { return binary.BigEndian.Uint16(b[at:]) }
+	return record{client: netip.AddrPortFrom(src, port(0)), door: netip.AddrPortFrom(dst, port(2))}, nil
+}
+
+// skipExtensions passes the headers of RFC 8200 section 4 by. Fragments are put
+// together before NAT.
+func skipExtensions(next byte, b []byte) (byte, []byte, error) {
+	for {
+		switch next {
+		case unix.IPPROTO_HOPOPTS, unix.IPPROTO_ROUTING, unix.IPPROTO_DSTOPTS:
+		case unix.IPPROTO_FRAGMENT: // its length field is reserved, and zero: eight bytes
+		default:
+			return next, b, nil
+		}
+		if len(b) < 8 {
+			return 0, nil, fmt.Errorf("%w: extension headers of more than %d bytes", errRecord, recordRange)
+		}
+		n := 8 + int(b[1])*8
+		if next == unix.IPPROTO_FRAGMENT {
+			n = 8
+		}
+		if len(b) < n {
+			return 0, nil, fmt.Errorf("%w: extension headers of more than %d bytes", errRecord, recordRange)
+		}
+		next, b = b[0], b[n:]
+	}
+}
