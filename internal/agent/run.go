@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"slices"
 	"sync"
 
@@ -45,7 +46,7 @@ func Run(ctx context.Context, client kubernetes.Interface, nodeName string, log 
 }
 
 // reflectors watch one resource each and put its compact values into s. The API
-// objects are garbage as soon as they were translated.
+// objects are garbage as soon as they were translated, those of the first list too.
 func (s *state) reflectors(client kubernetes.Interface, nodeName string, log *slog.Logger) []*cache.Reflector {
 	services := client.CoreV1().Services(metav1.NamespaceAll)
 	endpoints := client.DiscoveryV1().EndpointSlices(metav1.NamespaceAll)
@@ -55,28 +56,24 @@ func (s *state) reflectors(client kubernetes.Interface, nodeName string, log *sl
 		o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, nodeName).String()
 	}
 	return []*cache.Reflector{
-		reflector(client, "services", log, nil, lister(services.List), services.Watch, &store[*corev1.Service]{
-			state: s, listed: listedServices,
-			put:   func(o *corev1.Service) { s.putService(nameOf(o), catalog.FromService(o)) },
-			del:   func(name types.NamespacedName) { s.putService(name, nil) },
+		reflector(client, "services", log, nil, lister(services.List), services.Watch, &store[*corev1.Service, *catalog.Service]{
+			state: s, listed: listedServices, translate: catalog.FromService,
+			put:   s.putService,
 			names: func() []types.NamespacedName { return keys(s.services) },
 		}),
-		reflector(client, "endpointslices", log, nil, lister(endpoints.List), endpoints.Watch, &store[*discoveryv1.EndpointSlice]{
-			state: s, listed: listedSlices,
-			put:   func(o *discoveryv1.EndpointSlice) { s.putSlice(nameOf(o), catalog.FromSlice(o)) },
-			del:   func(name types.NamespacedName) { s.putSlice(name, nil) },
+		reflector(client, "endpointslices", log, nil, lister(endpoints.List), endpoints.Watch, &store[*discoveryv1.EndpointSlice, *catalog.Slice]{
+			state: s, listed: listedSlices, translate: newNames().fromSlice,
+			put:   s.putSlice,
 			names: func() []types.NamespacedName { return keys(s.owner) },
 		}),
-		reflector(client, "node", log, byName, lister(nodes.List), nodes.Watch, &store[*corev1.Node]{
-			state: s, listed: listedNode,
-			put:   func(o *corev1.Node) { s.putNode(catalog.FromNode(o)) },
-			del:   func(types.NamespacedName) { s.putNode(nil) },
+		reflector(client, "node", log, byName, lister(nodes.List), nodes.Watch, &store[*corev1.Node, *catalog.Node]{
+			state: s, listed: listedNode, translate: catalog.FromNode,
+			put:   func(_ types.NamespacedName, n *catalog.Node) { s.putNode(n) },
 			names: func() []types.NamespacedName { return nil },
 		}),
-		reflector(client, "servicecidrs", log, nil, s.whereServed(lister(cidrs.List), log), cidrs.Watch, &store[*networkingv1.ServiceCIDR]{
-			state: s, listed: listedCIDRs,
-			put:   func(o *networkingv1.ServiceCIDR) { s.putCIDR(nameOf(o), ipam.Prefixes(o)) },
-			del:   func(name types.NamespacedName) { s.putCIDR(name, nil) },
+		reflector(client, "servicecidrs", log, nil, s.whereServed(lister(cidrs.List), log), cidrs.Watch, &store[*networkingv1.ServiceCIDR, []netip.Prefix]{
+			state: s, listed: listedCIDRs, translate: ipam.Prefixes,
+			put:   s.putCIDR,
 			names: func() []types.NamespacedName { return keys(s.cidrs) },
 		}),
 	}
@@ -92,7 +89,7 @@ func lister[L runtime.Object](list func(context.Context, metav1.ListOptions) (L,
 	return func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return list(ctx, o) }
 }
 
-func reflector[O object](client kubernetes.Interface, name string, log *slog.Logger, tweak func(*metav1.ListOptions), list listFunc, watch watchFunc, into *store[O]) *cache.Reflector {
+func reflector[O object, V any](client kubernetes.Interface, name string, log *slog.Logger, tweak func(*metav1.ListOptions), list listFunc, watch watchFunc, into *store[O, V]) *cache.Reflector {
 	lw := &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			if tweak != nil {
@@ -119,54 +116,87 @@ type object interface {
 	metav1.Object
 }
 
-// store is a cache.ReflectorStore that keeps no objects.
-type store[O object] struct {
-	state  *state
-	listed int
-	put    func(O)                       // state.mu is held
-	del    func(types.NamespacedName)    // state.mu is held
-	names  func() []types.NamespacedName // all that is held; state.mu is held
+// store is a cache.TransformingStore that keeps no objects: it translates each when
+// it comes, and so does the reflector for it while it collects a list that is
+// streamed (KEP-3157), which would otherwise be held whole.
+type store[O object, V any] struct {
+	state     *state
+	listed    int
+	translate func(O) V                     // called from the reflector's goroutine only
+	put       func(types.NamespacedName, V) // the zero value for what is gone; state.mu is held
+	names     func() []types.NamespacedName // all that is held; state.mu is held
 }
 
-func (s *store[O]) change(obj any, f func(O)) error {
-	o, ok := obj.(O)
-	if !ok {
-		return fmt.Errorf("the watch gave a %T", obj)
+// compact is what a store keeps of an object.
+type compact[V any] struct {
+	name  types.NamespacedName
+	value V
+}
+
+// Transformer implements cache.TransformingStore.
+func (s *store[O, V]) Transformer() cache.TransformFunc {
+	return func(obj any) (any, error) { return s.compact(obj) }
+}
+
+// compact takes an object, or what it made of one before.
+func (s *store[O, V]) compact(obj any) (*compact[V], error) {
+	switch o := obj.(type) {
+	case *compact[V]:
+		return o, nil
+	case O:
+		return &compact[V]{nameOf(o), s.translate(o)}, nil
 	}
-	s.state.mu.Lock()
-	defer s.state.mu.Unlock()
-	f(o)
-	s.state.wake()
-	return nil
+	return nil, fmt.Errorf("the watch gave a %T", obj)
 }
 
 // Add implements cache.ReflectorStore.
-func (s *store[O]) Add(obj any) error { return s.change(obj, s.put) }
+func (s *store[O, V]) Add(obj any) error {
+	c, err := s.compact(obj)
+	if err != nil {
+		return err
+	}
+	s.change(c.name, c.value)
+	return nil
+}
 
 // Update implements cache.ReflectorStore.
-func (s *store[O]) Update(obj any) error { return s.change(obj, s.put) }
+func (s *store[O, V]) Update(obj any) error { return s.Add(obj) }
 
 // Delete implements cache.ReflectorStore.
-func (s *store[O]) Delete(obj any) error {
-	return s.change(obj, func(o O) { s.del(nameOf(o)) })
+func (s *store[O, V]) Delete(obj any) error {
+	o, ok := obj.(O)
+	if !ok {
+		return fmt.Errorf("the watch took away a %T", obj)
+	}
+	var gone V
+	s.change(nameOf(o), gone)
+	return nil
+}
+
+func (s *store[O, V]) change(name types.NamespacedName, value V) {
+	s.state.mu.Lock()
+	defer s.state.mu.Unlock()
+	s.put(name, value)
+	s.state.wake()
 }
 
 // Replace implements cache.ReflectorStore: objs are all there are.
-func (s *store[O]) Replace(objs []any, _ string) error {
+func (s *store[O, V]) Replace(objs []any, _ string) error {
 	s.state.mu.Lock()
 	defer s.state.mu.Unlock()
 	there := make(map[types.NamespacedName]bool, len(objs))
 	for _, obj := range objs {
-		o, ok := obj.(O)
-		if !ok {
-			return fmt.Errorf("the list holds a %T", obj)
+		c, err := s.compact(obj)
+		if err != nil {
+			return err
 		}
-		there[nameOf(o)] = true
-		s.put(o)
+		there[c.name] = true
+		s.put(c.name, c.value)
 	}
+	var gone V
 	for _, name := range s.names() {
 		if !there[name] {
-			s.del(name)
+			s.put(name, gone)
 		}
 	}
 	s.state.listed[s.listed] = true
@@ -175,7 +205,7 @@ func (s *store[O]) Replace(objs []any, _ string) error {
 }
 
 // Resync implements cache.ReflectorStore; there is nothing to do again.
-func (s *store[O]) Resync() error { return nil }
+func (s *store[O, V]) Resync() error { return nil }
 
 func nameOf(o metav1.Object) types.NamespacedName {
 	return types.NamespacedName{Namespace: o.GetNamespace(), Name: o.GetName()}

@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"maps"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -20,8 +19,8 @@ type state struct {
 
 	mu       sync.Mutex // guards the following
 	services map[types.NamespacedName]*catalog.Service
-	slices   map[types.NamespacedName]map[types.NamespacedName]*catalog.Slice // by Service, by slice
-	owner    map[types.NamespacedName]types.NamespacedName                    // of a slice: its Service
+	slices   map[types.NamespacedName][]*catalog.Slice     // by Service; nearly always one or two
+	owner    map[types.NamespacedName]types.NamespacedName // of a slice: its Service
 	node     *catalog.Node
 	cidrs    map[types.NamespacedName][]netip.Prefix // by ServiceCIDR
 	listed   [resources]bool                         // the first list is here
@@ -43,7 +42,7 @@ const (
 func newState(nodeName string) *state {
 	return &state{
 		news: make(chan struct{}, 1), services: map[types.NamespacedName]*catalog.Service{},
-		slices: map[types.NamespacedName]map[types.NamespacedName]*catalog.Slice{}, owner: map[types.NamespacedName]types.NamespacedName{},
+		slices: map[types.NamespacedName][]*catalog.Slice{}, owner: map[types.NamespacedName]types.NamespacedName{},
 		node: &catalog.Node{Name: nodeName}, cidrs: map[types.NamespacedName][]netip.Prefix{},
 		dirty: map[types.NamespacedName]bool{}, all: true, moved: true,
 	}
@@ -77,32 +76,42 @@ func (s *state) putService(name types.NamespacedName, svc *catalog.Service) {
 // putSlice takes a slice, nil for one that is deleted or none of ours. mu is held.
 func (s *state) putSlice(name types.NamespacedName, slice *catalog.Slice) {
 	if owner, ok := s.owner[name]; ok {
-		old := s.slices[owner][name]
-		if slice != nil && slice.Service == owner && sameSlice(old, slice) {
+		all := s.slices[owner]
+		at := slices.IndexFunc(all, func(o *catalog.Slice) bool { return o.Name == name })
+		if slice != nil && slice.Service == owner && sameSlice(all[at], slice) {
 			return
 		}
 		delete(s.owner, name)
-		if delete(s.slices[owner], name); len(s.slices[owner]) == 0 {
+		if all = slices.Delete(all, at, at+1); len(all) == 0 {
 			delete(s.slices, owner)
+		} else {
+			s.slices[owner] = all
 		}
 		s.dirty[owner] = true
 	}
 	if slice == nil {
 		return
 	}
-	if s.slices[slice.Service] == nil {
-		s.slices[slice.Service] = map[types.NamespacedName]*catalog.Slice{}
-	}
-	s.slices[slice.Service][name] = slice
+	s.slices[slice.Service] = append(s.slices[slice.Service], slice)
 	s.owner[name] = slice.Service
 	s.dirty[slice.Service] = true
 }
 
 // sameSlice compares what a consumer acts on; a new trigger time alone is no news.
 func sameSlice(a, b *catalog.Slice) bool {
-	x, y := *a, *b
-	x.Trigger, y.Trigger = time.Time{}, time.Time{}
-	return reflect.DeepEqual(x, y)
+	if len(a.Faults)+len(b.Faults) > 0 { // seldom
+		x, y := *a, *b
+		x.Trigger, y.Trigger = time.Time{}, time.Time{}
+		return reflect.DeepEqual(x, y)
+	}
+	return a.Name == b.Name && a.Service == b.Service && a.IPv6 == b.IPv6 && slices.Equal(a.Ports, b.Ports) &&
+		slices.EqualFunc(a.Endpoints, b.Endpoints, sameEndpoint)
+}
+
+func sameEndpoint(a, b catalog.Endpoint) bool {
+	return a.Addr == b.Addr && a.Node == b.Node && a.Zone == b.Zone && a.Hostname == b.Hostname &&
+		a.Ready == b.Ready && a.Serving == b.Serving && a.Terminating == b.Terminating &&
+		slices.Equal(a.NodeHints, b.NodeHints) && slices.Equal(a.ZoneHints, b.ZoneHints)
 }
 
 // putNode takes the Node. A deleted one stays as it was: the node that we run on
@@ -115,7 +124,7 @@ func (s *state) putNode(n *catalog.Node) {
 
 // view gives a Service as it is. mu is held.
 func (s *state) view(name types.NamespacedName) View {
-	return View{Name: name, Service: s.services[name], Slices: slices.Collect(maps.Values(s.slices[name]))}
+	return View{Name: name, Service: s.services[name], Slices: slices.Clone(s.slices[name])}
 }
 
 // handOver gives the consumers what they don't know, the ranges first: Services

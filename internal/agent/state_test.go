@@ -2,9 +2,13 @@ package agent
 
 import (
 	"net/netip"
+	"reflect"
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 
 	"portico.dev/portico/internal/core/catalog"
@@ -155,5 +159,71 @@ func TestNodeChangeReplaces(t *testing.T) {
 	s.handOver(Ranges{}, []Consumer{r})
 	if r.replaced != 2 || r.node.Zone != "z" || len(r.views) != 1 {
 		t.Errorf("got %+v", r)
+	}
+}
+
+// Whatever of a slice changes is news, but for its trigger time: each field is
+// changed alone.
+func TestEveryFieldOfASliceIsNews(t *testing.T) {
+	whole := func() *catalog.Slice {
+		s := slice("web-1", "web", "10.0.0.1")
+		s.Ports = []catalog.SlicePort{{Name: "http"}}
+		return s
+	}
+	other := map[string]any{
+		"Name": name("x"), "Service": name("x"), "IPv6": true, "Ports": []catalog.SlicePort{{Name: "x"}}, "Endpoints": []catalog.Endpoint{},
+		"Faults": []catalog.Fault{{}}, "Trigger": time.Unix(1, 0),
+		"Addr": netip.MustParseAddr("10.0.0.2"), "Node": "x", "Zone": "x", "Hostname": "x", "Ready": true, "Serving": true, "Terminating": true,
+		"NodeHints": []string{"x"}, "ZoneHints": []string{"x"},
+	}
+	for _, part := range []func(*catalog.Slice) reflect.Value{
+		func(s *catalog.Slice) reflect.Value { return reflect.ValueOf(s).Elem() },
+		func(s *catalog.Slice) reflect.Value { return reflect.ValueOf(&s.Endpoints[0]).Elem() },
+	} {
+		for i := range part(whole()).NumField() {
+			changed := whole()
+			field := part(changed).Type().Field(i).Name
+			value, ok := other[field]
+			if !ok {
+				t.Errorf("%s is a new field: is it compared?", field)
+				continue
+			}
+			part(changed).Field(i).Set(reflect.ValueOf(value))
+			if got := sameSlice(whole(), changed); got != (field == "Trigger") {
+				t.Errorf("with another %s the slices are the same: %v", field, got)
+			}
+		}
+	}
+}
+
+// A list that is streamed is translated object by object while it comes, and both
+// forms are understood afterwards.
+func TestStreamedListHoldsNoObjects(t *testing.T) {
+	s := newState("a")
+	st := &store[*corev1.Service, *catalog.Service]{
+		state: s, listed: listedServices, translate: catalog.FromService, put: s.putService,
+		names: func() []types.NamespacedName { return keys(s.services) },
+	}
+	object := func(n string) *corev1.Service {
+		return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: n}}
+	}
+	kept, err := st.Transformer()(object("web"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := kept.(runtime.Object); ok {
+		t.Errorf("%T is kept", kept)
+	}
+	if err := st.Replace([]any{kept, object("plain")}, ""); err != nil {
+		t.Fatal(err)
+	}
+	if s.services[name("web")] == nil || s.services[name("plain")] == nil {
+		t.Errorf("got %v", s.services)
+	}
+	if err := st.Replace([]any{kept}, ""); err != nil || s.services[name("plain")] != nil {
+		t.Errorf("%v; got %v", err, s.services)
+	}
+	if _, err := st.Transformer()(&corev1.Pod{}); err == nil {
+		t.Error("a pod is no Service")
 	}
 }

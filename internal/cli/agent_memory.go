@@ -1,0 +1,69 @@
+package cli
+
+import (
+	"context"
+	"os"
+	"runtime/debug"
+	"time"
+
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/rest"
+)
+
+// agentHeapRoom is how much an agent alone allocates between two collections once it has
+// begun: some hundreds of changes.
+const agentHeapRoom = 16 * mebibyte
+
+// agentHeapPercent is the GOGC for a heap with that much alive.
+func agentHeapPercent(live uint64) int {
+	const least, most = 20, 100
+	return int(min(max(least, agentHeapRoom*100/max(live, 1)), most))
+}
+
+// keepSmall gives back what the start needed and what a burst of changes left. The start
+// itself collects as Go does: it is to be fast. A process whose user has set GOGC or
+// GOMEMLIMIT is left alone.
+func (n *nodeRun) keepSmall(ctx context.Context) error {
+	if os.Getenv("GOGC") != "" || os.Getenv("GOMEMLIMIT") != "" {
+		return nil
+	}
+	if n.plane != nil && n.plane.Wait(ctx) != nil {
+		return nil // the end came before the first Service
+	}
+	debug.FreeOSMemory()
+	before, at := readHeap(), time.Now()
+	percent := agentHeapPercent(before.live)
+	defer debug.SetGCPercent(debug.SetGCPercent(percent))
+	if err := dropProgramText(); err != nil {
+		n.log.Warn("The program's own pages stay in memory", "error", err)
+	}
+	ticker := time.NewTicker(heapLook)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		now := readHeap()
+		// Changing it stops the world for a moment.
+		if fresh := agentHeapPercent(now.live); fresh > percent+percent/4 || fresh < percent-percent/4 {
+			percent = fresh
+			debug.SetGCPercent(percent)
+		}
+		if shouldTrim(before, now, time.Since(at)) {
+			debug.FreeOSMemory()
+			now = readHeap()
+		}
+		before, at = now, time.Now()
+	}
+}
+
+// inProtobuf is the configuration for clients of Kubernetes' own kinds, which every API
+// server speaks so: reading a slice from JSON costs several times as much.
+func inProtobuf(config *rest.Config) *rest.Config {
+	c := rest.CopyConfig(config)
+	c.ContentType = runtime.ContentTypeProtobuf
+	c.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
+	return c
+}
