@@ -7,5 +7,6 @@
 // only. docs/dns.md draws the flow.
 //
 // It never touches the API, and never decides what a Service's records are: that
-// is core/records. Everything about other people's names is in dns/forward.
+// is core/records. Everything about other people's names is in dns/forward, and what
+// people have set themselves comes from dns/settings, by Configure.
 package dns

@@ -8,10 +8,13 @@ import (
 	"net/netip"
 	"runtime"
 	"sync"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
-// Listen opens a UDP and a TCP socket on each address. When one fails, those
+// Listen opens UDP sockets and a TCP socket on each address. When one fails, those
 // before it are closed.
 func Listen(ctx context.Context, addrs []netip.AddrPort) (udp []net.PacketConn, tcp []net.Listener, err error) {
 	defer func() {
@@ -24,18 +27,68 @@ func Listen(ctx context.Context, addrs []netip.AddrPort) (udp []net.PacketConn, 
 	var lc net.ListenConfig
 	lc.SetMultipathTCP(false)
 	for _, a := range addrs {
-		u, err := lc.ListenPacket(ctx, "udp", a.String())
+		sockets, err := listenUDP(ctx, a)
+		udp = append(udp, sockets...)
 		if err != nil {
 			return udp, tcp, fmt.Errorf("DNS: listen on %s by UDP: %w", a, err)
 		}
-		udp = append(udp, u)
-		l, err := lc.Listen(ctx, "tcp", u.LocalAddr().String())
+		l, err := lc.Listen(ctx, "tcp", sockets[0].LocalAddr().String())
 		if err != nil {
 			return udp, tcp, fmt.Errorf("DNS: listen on %s by TCP: %w", a, err)
 		}
 		tcp = append(tcp, l)
 	}
 	return udp, tcp, nil
+}
+
+// receiveBuffer is room for some thousand queries that come at once, where root may
+// have it; the usual 208 KiB are full after 270.
+const receiveBuffer = 4 << 20
+
+// listenUDP opens a socket for each processor on one address; the kernel spreads
+// clients over them (SO_REUSEPORT, socket(7)). The first is bound without that, so that
+// an address where somebody else listens is an error and never shared.
+func listenUDP(ctx context.Context, at netip.AddrPort) (out []net.PacketConn, err error) {
+	share := func(fd uintptr) error { return unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) }
+	widen := func(fd uintptr) error {
+		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer) // it works without
+		return nil
+	}
+	for n := range runtime.GOMAXPROCS(0) {
+		lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+			if n == 0 {
+				return control(c, widen)
+			}
+			return errors.Join(control(c, widen), control(c, share))
+		}}
+		u, err := lc.ListenPacket(ctx, "udp", at.String())
+		if err != nil {
+			return out, err
+		}
+		out = append(out, u)
+		if n > 0 {
+			continue
+		}
+		if at, err = netip.ParseAddrPort(u.LocalAddr().String()); err != nil { // with the port, where it was 0
+			return out, err
+		}
+		raw, err := u.(*net.UDPConn).SyscallConn()
+		if err != nil {
+			return out, err
+		}
+		if err := control(raw, share); err != nil {
+			return out, err
+		}
+	}
+	return out, nil
+}
+
+func control(c syscall.RawConn, f func(fd uintptr) error) error {
+	var failed error
+	if err := c.Control(func(fd uintptr) { failed = f(fd) }); err != nil {
+		return err
+	}
+	return failed
 }
 
 func closeAll(udp []net.PacketConn, tcp []net.Listener) {
@@ -64,14 +117,17 @@ func (s *Server) Serve(ctx context.Context, udp []net.PacketConn, tcp []net.List
 
 	for _, u := range udp {
 		s.owns(u.LocalAddr())
-		conn, ok := u.(addrPortConn)
+		conn, ok := u.(*net.UDPConn)
 		if !ok {
 			cancel(fmt.Errorf("DNS: %T is no UDP socket", u))
 			break
 		}
-		for range readers() {
-			run.wg.Go(func() { run.udp(conn) })
+		b, err := newBatch(conn)
+		if err != nil {
+			cancel(err)
+			break
 		}
+		run.wg.Go(func() { run.udp(conn, b) })
 	}
 	for _, l := range tcp {
 		s.owns(l.Addr())
@@ -84,10 +140,6 @@ func (s *Server) Serve(ctx context.Context, udp []net.PacketConn, tcp []net.List
 	return context.Cause(ctx)
 }
 
-// readers is how many goroutines take turns at a UDP socket. The next one reads
-// while the last one still writes; more than a few only wait.
-func readers() int { return min(4, runtime.GOMAXPROCS(0)) }
-
 func (s *Server) owns(a net.Addr) {
 	ap, err := netip.ParseAddrPort(a.String())
 	if err != nil {
@@ -96,12 +148,6 @@ func (s *Server) owns(a net.Addr) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.own = append(s.own, netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()))
-}
-
-// addrPortConn is what of *net.UDPConn is used.
-type addrPortConn interface {
-	ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error)
-	WriteToUDPAddrPort(b []byte, addr netip.AddrPort) (int, error)
 }
 
 // run is one call of Serve.
@@ -114,38 +160,41 @@ type run struct {
 
 // udp answers what comes in by one socket: names of the zone and remembered ones
 // here, others in a goroutine of their own, of which there is a bounded number.
-func (r *run) udp(conn addrPortConn) {
-	in, out := make([]byte, maxUDP), make([]byte, 0, maxTCP)
+func (r *run) udp(conn *net.UDPConn, b *batch) {
 	var q query
 	for {
-		n, from, err := conn.ReadFromUDPAddrPort(in)
+		n, err := b.receive()
 		if err != nil {
 			if r.over(err) {
 				return
 			}
 			continue
 		}
-		client := from.Addr().Unmap()
-		reply, what := r.answer(out, in[:n], client, false, &q)
-		if what == ask {
-			if r.workers.enter(client) {
-				msg := append([]byte(nil), in[:n]...)
-				r.wg.Go(func() {
-					defer r.workers.leave(client)
-					r.askUDP(conn, msg, from)
-				})
-				continue
+		for i := range n {
+			msg, client := b.query(i), b.client(i)
+			reply, what := r.answer(b.reply(i), msg, client, false, &q)
+			if what == ask {
+				if r.workers.enter(client) {
+					msg, from := append([]byte(nil), msg...), b.sender(i)
+					r.wg.Go(func() {
+						defer r.workers.leave(client)
+						r.askUDP(conn, msg, from)
+					})
+					continue
+				}
+				reply, what = r.fail(reply, msg, &q, rcodeServFail)
 			}
-			reply, what = r.fail(out, in[:n], &q, rcodeServFail)
+			if what == send {
+				b.queue(i, reply)
+			}
 		}
-		if what == send {
-			// A client that can't be reached is the client's affair.
-			_, _ = conn.WriteToUDPAddrPort(reply, from)
+		if err := b.flush(); err != nil && r.over(err) {
+			return
 		}
 	}
 }
 
-func (r *run) askUDP(conn addrPortConn, msg []byte, from netip.AddrPort) {
+func (r *run) askUDP(conn *net.UDPConn, msg []byte, from netip.AddrPort) {
 	var q query
 	if q.parse(msg) != accept {
 		return

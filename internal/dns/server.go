@@ -14,6 +14,7 @@ import (
 	"portico.dev/portico/internal/core/catalog"
 	"portico.dev/portico/internal/core/records"
 	"portico.dev/portico/internal/dns/forward"
+	"portico.dev/portico/internal/dns/settings"
 )
 
 // Config says what the server answers and to whom.
@@ -116,6 +117,18 @@ func (s *Server) SetServiceRanges(ranges []netip.Prefix) {
 	defer s.mu.Unlock()
 	s.zone.Reverse(slices.Concat(ranges, s.cfg.Workloads))
 	s.publish()
+}
+
+// Configure takes what people have set, in the place of what they had.
+func (s *Server) Configure(set settings.Settings) error {
+	if err := s.forward.Use(set.Upstreams, set.Stubs); err != nil {
+		return fmt.Errorf("DNS: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.zone.Own(set.Own)
+	s.publish()
+	return nil
 }
 
 // Namespaces tells which namespaces exist, for answers to NS.svc.ZONE and to pod

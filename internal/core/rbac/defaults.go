@@ -147,6 +147,7 @@ func nodeRole() *rbacv1.ClusterRole {
 		rule(read, coreGroup, "services", "nodes", "pods", "namespaces"),
 		rule(read, discoveryGroup, "endpointslices"),
 		rule(read, networkingGroup, "servicecidrs"),
+		dnsSettings(),
 		rule(read, machinesGroup, "virtualmachineinstances"),
 		rule([]string{"create", "update", "patch"}, coreGroup, "nodes"),
 		rule([]string{"get", "update", "patch"}, coreGroup, "nodes/status", "pods/status"),
@@ -157,6 +158,13 @@ func nodeRole() *rbacv1.ClusterRole {
 		// A node's door asks who its caller is.
 		rule([]string{"create"}, authenticationGroup, "tokenreviews"),
 		rule([]string{"create"}, authorizationGroup, "subjectaccessreviews"))
+}
+
+// dnsSettings lets a node read the one ConfigMap that its DNS server follows.
+func dnsSettings() rbacv1.PolicyRule {
+	r := rule(read, coreGroup, "configmaps")
+	r.ResourceNames = []string{"portico-dns"}
+	return r
 }
 
 // viewRules leave out Secrets, and with them what would lead to further rights.

@@ -93,6 +93,9 @@ func (n Name) String() string {
 // IsUnder reports whether name is zone or a name below it.
 func (n Name) IsUnder(zone Name) bool { return suffixAt(n, zone) >= 0 }
 
+// IsReverse reports whether name lies where addresses have theirs.
+func (n Name) IsReverse() bool { return n.IsUnder(arpa4) || n.IsUnder(arpa6) }
+
 // suffixAt gives the offset in name at which the labels of zone begin, or -1.
 func suffixAt[N Name | []byte](name N, zone Name) int {
 	i := 0

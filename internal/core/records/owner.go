@@ -28,6 +28,11 @@ type SRV struct {
 	Addrs  []netip.Addr
 }
 
+// Empty reports whether the name only exists, and holds nothing.
+func (o Owner) Empty() bool {
+	return len(o.Addrs)+len(o.SRV)+len(o.Hosts)+len(o.NS) == 0 && o.Alias == "" && o.Text == ""
+}
+
 // String lists the records like lines of a master file, without TTL and class.
 func (o Owner) String() string {
 	var lines []string

@@ -16,8 +16,17 @@ type Table struct {
 	anyNamespace bool
 	reverse      []netip.Prefix
 	ttl          uint32
-	soa          [3]soa // of the zone, of in-addr.arpa and of ip6.arpa
+	soa          [apexes]soa
 }
+
+// The SOA records that a Table has: what goes with NODATA and NXDOMAIN.
+const (
+	apexZone = iota
+	apexARPA4
+	apexARPA6
+	apexOwn // a name of Own is a zone of its own
+	apexes
+)
 
 // Result is what a Table knows of a name.
 type Result struct {
@@ -36,7 +45,7 @@ type Result struct {
 }
 
 // IsZone reports whether the name is that of the zone itself, which holds the SOA.
-func (r Result) IsZone() bool { return r.Ours && r.apex == 0 && r.apexAt == 0 }
+func (r Result) IsZone() bool { return r.Ours && r.apex == apexZone && r.apexAt == 0 }
 
 // Find looks up a name in wire form and lower case, with its final empty label.
 func (t *Table) Find(name []byte) Result {
@@ -50,9 +59,11 @@ func (t *Table) Find(name []byte) Result {
 	}
 	var r Result
 	if at := suffixAt(name, arpa4); at >= 0 {
-		r = Result{apex: 1, apexAt: uint8(at)}
+		r = Result{apex: apexARPA4, apexAt: uint8(at)}
 	} else if at := suffixAt(name, arpa6); at >= 0 {
-		r = Result{apex: 2, apexAt: uint8(at)}
+		r = Result{apex: apexARPA6, apexAt: uint8(at)}
+	} else if node != nil {
+		return Result{Ours: true, Node: node, Exists: true, apex: apexOwn}
 	} else {
 		return Result{}
 	}

@@ -58,6 +58,7 @@ type Zone struct {
 	server Name // ns.dns.ZONE
 	mail   Name
 
+	own    []Owner
 	held   map[types.NamespacedName]*held
 	listed map[string]bool // the namespaces somebody told, nil when nobody did
 	used   map[string]int  // Services per namespace
@@ -147,6 +148,23 @@ func (z *Zone) Namespaces(names []string) {
 	}
 }
 
+// Own replaces the names that people have set themselves. Names of the zone and
+// reverse names aren't among them.
+func (z *Zone) Own(owners []Owner) {
+	e := new(edit)
+	for _, o := range z.own {
+		z.table.names.remove(e, o.Name)
+	}
+	z.own = slices.Clone(owners)
+	z.putOwn(e)
+}
+
+func (z *Zone) putOwn(e *edit) {
+	for _, o := range z.own {
+		z.put(e, o)
+	}
+}
+
 // clear leaves the names that don't come from Services.
 func (z *Zone) clear() {
 	z.held = map[types.NamespacedName]*held{}
@@ -165,6 +183,7 @@ func (z *Zone) clear() {
 	version, _ := under(z.table.zone, "dns-version")
 	z.put(e, Owner{Name: version, Text: SchemaVersion})
 	z.nameServer(e, nil)
+	z.putOwn(e)
 	for n := range z.listed {
 		z.namespace(e, n)
 	}

@@ -3,6 +3,7 @@ package forward
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/miekg/dns"
@@ -20,6 +21,7 @@ type Answer struct {
 	ttls    []uint16 // where its TTLs stand
 	stored  time.Time
 	expires time.Time // not after stored: not to be remembered
+	useful  time.Time // it may be given until then when there is nothing better
 }
 
 // newAnswer packs a message anew: whatever upstream's encoding was, ours is
@@ -51,8 +53,33 @@ func newAnswer(m *dns.Msg, asked dns.Question, now time.Time) (*Answer, error) {
 		return nil, fmt.Errorf("read back the answer to %s: %w", asked.Name, err)
 	}
 	a := &Answer{wire: wire, stored: now, expires: now.Add(lifetime(m, asked.Qtype))}
+	a.useful = a.expires.Add(staleFor)
 	a.index()
 	return a, nil
+}
+
+// failure is an answer for a question that nobody answers.
+func failure(q Question, now time.Time) (*Answer, error) {
+	name, _, err := dns.UnpackDomainName(q.Name, 0)
+	if err != nil {
+		return nil, fmt.Errorf("read the name: %w", err)
+	}
+	asked := dns.Question{Name: name, Qtype: q.Type, Qclass: dns.ClassINET}
+	return newAnswer(&dns.Msg{MsgHdr: dns.MsgHdr{Response: true, Rcode: dns.RcodeServerFailure}}, asked, now)
+}
+
+// good reports whether the answer says something of the name rather than of a server.
+func (a *Answer) good() bool {
+	return a.Rcode() == dns.RcodeSuccess || a.Rcode() == dns.RcodeNameError
+}
+
+// again is an old answer that is given once more, for a short time.
+func (a *Answer) again(now time.Time) *Answer {
+	out := &Answer{wire: slices.Clone(a.wire), body: a.body, ttls: a.ttls, stored: now, expires: now.Add(staleTTL), useful: a.useful}
+	for _, at := range out.ttls {
+		binary.BigEndian.PutUint32(out.wire[at:], uint32(staleTTL/time.Second))
+	}
+	return out
 }
 
 // index finds the question's end and the TTLs. The message was packed by us, so

@@ -42,12 +42,35 @@ func (c *cache) get(key []byte, now time.Time) *Answer {
 		return nil
 	}
 	if !now.Before(e.answer.expires) {
-		c.drop(e)
-		return nil
+		return nil // until it is too old for everything, or room is wanted
 	}
 	e.unlink()
 	c.push(e)
 	return e.answer
+}
+
+// stale gives the answer to a key although its time is over; nil when it is not over,
+// there is none, or it is too old.
+func (c *cache) stale(key string, now time.Time) *Answer {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.entries[key]
+	switch {
+	case e == nil || !e.answer.good() || now.Before(e.answer.expires):
+		return nil
+	case !now.Before(e.answer.useful):
+		c.drop(e)
+		return nil
+	}
+	return e.answer
+}
+
+func (c *cache) clear() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.bytes = 0
+	clear(c.entries)
+	c.recent.prev, c.recent.next = &c.recent, &c.recent
 }
 
 func (c *cache) put(key string, a *Answer) {

@@ -3,13 +3,10 @@ package forward
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net/netip"
 	"sync"
 	"time"
-
-	"github.com/miekg/dns"
 )
 
 const (
@@ -19,10 +16,21 @@ const (
 	// gives up after 5 s (resolv.conf(5)) and should hear of a failure before.
 	tryFor = 1500 * time.Millisecond
 	tryAll = 4500 * time.Millisecond
+	// tryDead bounds the wait when no server has answered lately: one that is back
+	// answers within it, and where all are gone names fail soon.
+	tryDead = 300 * time.Millisecond
 	// rounds is how often each server is asked.
 	rounds = 2
 	// defaultCache is the memory for answers.
 	defaultCache = 16 << 20
+
+	// Answers that are too old are better than none (RFC 8767; the values are its own
+	// recommendations, section 5). staleFor is how long after its end an answer may be
+	// given when nobody can be asked, staleTTL is what its records get then and how long
+	// nobody is asked again, and staleAfter is how long a client waits for a fresh one.
+	staleFor   = 24 * time.Hour
+	staleTTL   = 30 * time.Second
+	staleAfter = 1800 * time.Millisecond
 )
 
 // ErrNoUpstream says that there is nobody to ask.
@@ -30,7 +38,7 @@ var ErrNoUpstream = errors.New("no upstream server is configured")
 
 // Config says whom to ask.
 type Config struct {
-	Servers    []netip.AddrPort // when empty, those of ResolvConf
+	Servers    []netip.AddrPort // when empty, those of ResolvConf; Use changes them later
 	ResolvConf string           // a file of resolv.conf(5); re-read when it changes
 	// Own reports addresses at which this very server answers: asking them would
 	// be a loop. nil: none.
@@ -63,17 +71,18 @@ func (q Question) appendKey(b []byte) []byte {
 
 // Forwarder asks upstream servers. It is safe for concurrent use.
 type Forwarder struct {
-	cfg   Config
-	up    upstreams
-	cache *cache
-	ctx   context.Context // of the probes; Close ends it
-	stop  context.CancelFunc
+	cfg        Config
+	standard   *upstreams // as the Config says
+	cache      *cache
+	ctx        context.Context // of what runs in the background; Close ends it
+	stop       context.CancelFunc
+	background sync.WaitGroup
 
 	mu     sync.Mutex // guards the following
+	up     *upstreams // for names of no stub
+	stubs  []stub     // the longest domain first
 	asking map[string]*flight
-	told   bool // that there is no server
 	closed bool
-	probes sync.WaitGroup
 }
 
 // flight is a question on its way; done closes when answer and err are set.
@@ -100,10 +109,11 @@ func New(cfg Config) *Forwarder {
 	f := &Forwarder{cfg: cfg, cache: newCache(cfg.Cache), asking: map[string]*flight{}}
 	f.ctx, f.stop = context.WithCancel(context.Background())
 	if len(cfg.Servers) > 0 {
-		f.up.set(cfg.Servers)
+		f.standard = fixed(cfg.Servers)
 	} else {
-		f.up.path = cfg.ResolvConf
+		f.standard = &upstreams{path: cfg.ResolvConf}
 	}
+	f.up = f.standard
 	return f
 }
 
@@ -113,7 +123,7 @@ func (f *Forwarder) Close() {
 	f.closed = true
 	f.mu.Unlock()
 	f.stop()
-	f.probes.Wait()
+	f.background.Wait()
 }
 
 // Cached gives the remembered answer, nil when there is none. It never waits and
@@ -125,158 +135,96 @@ func (f *Forwarder) Cached(q Question, now time.Time) *Answer {
 
 // Resolve gives the remembered answer or asks. Those who ask the same meanwhile
 // wait for the same answer; so a loop through some other resolver, which detects
-// nothing, costs one query and a timeout and not a storm.
+// nothing, costs one query and a timeout and not a storm. Where there is an answer
+// that is too old, it is given when nobody answers in time.
 func (f *Forwarder) Resolve(ctx context.Context, q Question) (*Answer, error) {
-	if a := f.Cached(q, f.cfg.Now()); a != nil {
+	now := f.cfg.Now()
+	if a := f.Cached(q, now); a != nil {
 		return a, nil
 	}
 	key := string(q.appendKey(nil))
+	stale := f.cache.stale(key, now)
+	fl, err := f.join(key, q)
+	if err != nil {
+		return nil, err
+	}
+	var enough <-chan time.Time
+	if stale != nil {
+		timer := time.NewTimer(staleAfter)
+		defer timer.Stop()
+		enough = timer.C
+	}
+	select {
+	case <-fl.done:
+		return fl.answer, fl.err
+	case <-enough:
+		return stale.again(now), nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// join gives the question's flight, a new one where none is on its way. It goes on
+// when the clients that wait for it are gone: the next one has the answer then.
+func (f *Forwarder) join(key string, q Question) (*flight, error) {
 	f.mu.Lock()
-	fl := f.asking[key]
-	leader := fl == nil
-	if leader {
-		fl = &flight{done: make(chan struct{})}
-		f.asking[key] = fl
+	defer f.mu.Unlock()
+	if fl := f.asking[key]; fl != nil {
+		return fl, nil
 	}
-	f.mu.Unlock()
-	if !leader {
-		select {
-		case <-fl.done:
-			return fl.answer, fl.err
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
+	if f.closed {
+		return nil, context.Canceled
 	}
-	fl.answer, fl.err = f.exchange(ctx, q)
-	if fl.err == nil {
-		f.cache.put(key, fl.answer)
+	fl := &flight{done: make(chan struct{})}
+	f.asking[key] = fl
+	q.Name = []byte(key[:len(q.Name)]) // the caller's may change meanwhile
+	f.background.Go(func() {
+		fl.answer, fl.err = f.fetch(key, q)
+		f.mu.Lock()
+		delete(f.asking, key)
+		f.mu.Unlock()
+		close(fl.done)
+	})
+	return fl, nil
+}
+
+// fetch asks and remembers. What failed is remembered, too, for a moment (RFC 9520
+// 3.2), unless there is an old answer.
+func (f *Forwarder) fetch(key string, q Question) (*Answer, error) {
+	a, err := f.exchange(f.ctx, q)
+	if err == nil && a.good() {
+		f.cache.put(key, a)
+		return a, nil
 	}
-	f.mu.Lock()
-	delete(f.asking, key)
-	f.mu.Unlock()
-	close(fl.done)
-	return fl.answer, fl.err
+	now := f.cfg.Now()
+	if stale := f.cache.stale(key, now); stale != nil && f.ctx.Err() == nil {
+		a = stale.again(now)
+		f.cache.put(key, a)
+		return a, nil
+	}
+	if err == nil {
+		f.cache.put(key, a)
+	} else if failed, problem := failure(q, now); problem == nil && f.ctx.Err() == nil {
+		f.cache.put(key, failed)
+	}
+	return a, err
 }
 
 // IsProbe reports whether a query's name is one of our own probes that came back
 // through a server, which is then asked no more.
 func (f *Forwarder) IsProbe(name string) bool {
-	s, news := f.up.isProbe(name)
-	if news {
-		f.cfg.Logger.Error("upstream server forwards to us: a loop; it is left out until the list of servers changes",
-			"server", s.addr, "file", f.up.path)
-	}
-	return s != nil
-}
-
-// exchange asks the servers in turn until one has an answer that counts.
-func (f *Forwarder) exchange(ctx context.Context, q Question) (*Answer, error) {
-	name, _, err := dns.UnpackDomainName(q.Name, 0)
-	if err != nil {
-		return nil, fmt.Errorf("read the name: %w", err)
-	}
-	servers, err := f.servers()
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
-	}
-	m := message(name, q)
-	deadline := time.Now().Add(tryAll) // sockets know no other clock
-	var last *dns.Msg
-	failure := fmt.Errorf("%s: no server answered", name)
-	for range rounds {
-		for _, s := range servers {
-			left := time.Until(deadline)
-			if ctx.Err() != nil || left <= 0 {
-				return nil, failure
-			}
-			in, err := f.try(ctx, m, s, min(left, tryFor))
-			if err != nil {
-				failure = err
-				continue
-			}
-			if in.Rcode == dns.RcodeSuccess || in.Rcode == dns.RcodeNameError {
-				return newAnswer(in, m.Question[0], f.cfg.Now())
-			}
-			last = in
-		}
-		if last != nil { // all that live have refused; asking again is no use
-			return newAnswer(last, m.Question[0], f.cfg.Now())
-		}
-	}
-	return nil, failure
-}
-
-func message(name string, q Question) *dns.Msg {
-	m := new(dns.Msg)
-	m.RecursionDesired = true
-	m.CheckingDisabled = q.CD
-	m.Question = []dns.Question{{Name: name, Qtype: q.Type, Qclass: dns.ClassINET}}
-	m.SetEdns0(ourUDP, q.DO)
-	return m
-}
-
-// try asks one server, again without EDNS when it doesn't understand that (RFC
-// 6891 7), and notes how it went.
-func (f *Forwarder) try(ctx context.Context, m *dns.Msg, s *server, timeout time.Duration) (*dns.Msg, error) {
-	m = m.Copy()
-	m.Id = dns.Id()
-	in, err := ask(ctx, m, s, timeout)
-	if err == nil && (in.Rcode == dns.RcodeFormatError || in.Rcode == dns.RcodeNotImplemented) {
-		m.Extra = nil
-		m.Id = dns.Id()
-		in, err = ask(ctx, m, s, timeout)
-	}
-	if err != nil {
-		s.failed.Store(f.cfg.Now().UnixNano())
-		return nil, err
-	}
-	s.failed.Store(0)
-	return in, nil
-}
-
-// servers gives whom to ask now, and probes a new list for loops.
-func (f *Forwarder) servers() ([]*server, error) {
-	list, changed, err := f.up.current(f.cfg.Now())
-	if err != nil {
-		f.cfg.Logger.Warn("names outside the cluster can't be resolved by the latest servers", "error", err)
-	}
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	if changed {
-		f.told = false
-		f.cfg.Logger.Info("upstream servers read", "file", f.up.path, "servers", addresses(list))
-	}
-	if changed && !f.closed {
-		for _, s := range list {
-			if !f.cfg.Own(s.addr) {
-				f.probes.Go(func() { f.probe(s) })
-			}
+	lists := f.lists()
+	f.mu.Unlock()
+	for _, up := range lists {
+		s, news := up.isProbe(name)
+		if news {
+			f.cfg.Logger.Error("upstream server forwards to us: a loop; it is left out until the list of servers changes",
+				"server", s.addr, "file", up.path)
+		}
+		if s != nil {
+			return true
 		}
 	}
-	fit := order(list, f.cfg.Own, f.cfg.Now())
-	if len(fit) > 0 {
-		return fit, nil
-	}
-	if !f.told {
-		f.told = true
-		f.cfg.Logger.Warn("no upstream server for names outside the cluster: they answer SERVFAIL",
-			"file", f.up.path, "remedy", "put a nameserver that isn't this server there")
-	}
-	return nil, ErrNoUpstream
-}
-
-// probe asks a server for a name that only we know. Whatever it answers, the
-// query arriving here says that it forwards to us.
-func (f *Forwarder) probe(s *server) {
-	m := new(dns.Msg)
-	m.SetQuestion(s.probe, dns.TypeHINFO)
-	_, _ = ask(f.ctx, m, s, tryFor)
-}
-
-func addresses(list []*server) []string {
-	out := make([]string, len(list))
-	for i, s := range list {
-		out[i] = s.addr.String()
-	}
-	return out
+	return false
 }

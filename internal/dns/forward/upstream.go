@@ -36,9 +36,11 @@ type server struct {
 
 // upstreams is the list of servers: fixed, or as the file says now.
 type upstreams struct {
-	path string
+	path   string
+	domain string // for whose names they are; "" for all others
 
 	mu      sync.Mutex // guards the following
+	told    bool       // that there is none in the list
 	list    []*server
 	fresh   bool // nobody has seen the list yet
 	checked time.Time
@@ -93,8 +95,23 @@ func (u *upstreams) reload() error {
 	return nil
 }
 
+func fixed(addrs []netip.AddrPort) *upstreams {
+	u := &upstreams{}
+	u.set(addrs)
+	return u
+}
+
+// tell reports whether nobody was told yet that there is none to ask in this list.
+func (u *upstreams) tell() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	told := u.told
+	u.told = true
+	return !told
+}
+
 func (u *upstreams) set(addrs []netip.AddrPort) {
-	u.list, u.fresh = nil, true
+	u.list, u.fresh, u.told = nil, true, false
 	seen := map[netip.AddrPort]bool{}
 	for _, a := range addrs {
 		if seen[a] || len(u.list) == maxServers {
@@ -126,8 +143,9 @@ func (u *upstreams) isProbe(name string) (s *server, news bool) {
 	return nil, false
 }
 
-// order gives the servers to ask, those that lately failed behind the others.
-func order(list []*server, own func(netip.AddrPort) bool, now time.Time) []*server {
+// order gives the servers to ask, those that lately failed behind the others, and
+// whether there are others.
+func order(list []*server, own func(netip.AddrPort) bool, now time.Time) (_ []*server, alive bool) {
 	var fit, benchedNow []*server
 	for _, s := range list {
 		switch {
@@ -138,7 +156,7 @@ func order(list []*server, own func(netip.AddrPort) bool, now time.Time) []*serv
 			fit = append(fit, s)
 		}
 	}
-	return append(fit, benchedNow...)
+	return append(fit, benchedNow...), len(fit) > 0
 }
 
 // ask sends one question to one server: UDP from a fresh socket, so that each
