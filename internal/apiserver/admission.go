@@ -65,6 +65,8 @@ func uncached(gr schema.GroupResource) bool {
 		case "limitranges", "podtemplates", "persistentvolumes", "persistentvolumeclaims", "replicationcontrollers", "resourcequotas":
 			return true
 		}
+	case "networking.k8s.io":
+		return gr.Resource == "ipaddresses" // one for each Service, and two of our controllers follow them
 	}
 	return false
 }

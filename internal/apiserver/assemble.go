@@ -57,8 +57,11 @@ const watchDrain = 2 * time.Second
 func (s *Server) assemble(ctx context.Context, rc registryConfig, check func(*http.Request) error) error {
 	// Each change would keep its own copy of the way to it in the cache's tree, for lists
 	// that are read in chunks: a sixth of the memory of many Services. Without, later
-	// chunks are read from the store, as before Kubernetes 1.34.
-	if err := utilfeature.DefaultMutableFeatureGate.SetFromMap(map[string]bool{string(features.ListFromCacheSnapshot): false}); err != nil {
+	// chunks are read from the store, as before Kubernetes 1.34. And each key's size would
+	// be kept for priority and fairness, which isn't in use.
+	if err := utilfeature.DefaultMutableFeatureGate.SetFromMap(map[string]bool{
+		string(features.ListFromCacheSnapshot): false, string(features.SizeBasedListCostEstimate): false,
+	}); err != nil {
 		return fmt.Errorf("set up the watch caches: %w", err)
 	}
 	scheme := newScheme()
@@ -91,7 +94,7 @@ func (s *Server) assemble(ctx context.Context, rc registryConfig, check func(*ht
 	if err != nil {
 		return err
 	}
-	config.RESTOptionsGetter = options
+	config.RESTOptionsGetter, s.held = options, options.Held
 	kube, err := clientset.NewForConfig(s.loopback)
 	if err != nil {
 		return fmt.Errorf("make the API server's own client: %w", err)
@@ -151,7 +154,7 @@ func (s *Server) genericConfig(scheme *runtime.Scheme, codecs serializer.CodecFa
 	config.ShutdownWatchTerminationGracePeriod = watchDrain
 	config.AggregatedDiscoveryGroupManager = discoveryendpoint.NewResourceManager("apis")
 	config.LongRunningFunc = longRunning(genericfilters.BasicLongRunningRequestCheck(sets.NewString("watch"), sets.NewString("console", "proxy")))
-	config.SecureServing = &genericapiserver.SecureServingInfo{Listener: s.config.Listener, Cert: s.config.Serving}
+	config.SecureServing = &genericapiserver.SecureServingInfo{Listener: bundling{s.config.Listener}, Cert: s.config.Serving}
 	ca, err := dynamiccertificates.NewStaticCAContent("portico-ca", s.config.Authority.PEM())
 	if err != nil {
 		return nil, fmt.Errorf("use the certificate authority: %w", err)
@@ -168,7 +171,7 @@ func (s *Server) genericConfig(scheme *runtime.Scheme, codecs serializer.CodecFa
 	config.BuildHandlerChainFunc = func(handler http.Handler, c *genericapiserver.Config) http.Handler {
 		handler = admissionchain.WithRefunds(handler, s.config.Logger)
 		handler = withGroups(handler, c.AggregatedDiscoveryGroupManager, c.DiscoveryAddresses, c.Serializer)
-		return genericapiserver.DefaultBuildHandlerChain(limits.limit(withLocalProfiles(withWarnings(handler, maxBodyBytes)), c.LongRunningFunc), c)
+		return genericapiserver.DefaultBuildHandlerChain(limits.limit(withWritesCounted(withBundledWatches(withLocalProfiles(withWarnings(handler, maxBodyBytes))), &s.writes), c.LongRunningFunc), c)
 	}
 	if s.config.Audit != nil {
 		useAudit(&config.Config, s.config.Audit)

@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	genericrequest "k8s.io/apiserver/pkg/endpoints/request"
@@ -67,3 +68,16 @@ func isProbe(info *genericrequest.RequestInfo) bool {
 	}
 	return false
 }
+
+// withWritesCounted counts the requests that may change something.
+func withWritesCounted(next http.Handler, writes *atomic.Uint64) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if req.Method != http.MethodGet && req.Method != http.MethodHead {
+			writes.Add(1)
+		}
+		next.ServeHTTP(w, req)
+	})
+}
+
+// Writes is how many requests there were that may have changed something.
+func (s *Server) Writes() uint64 { return s.writes.Load() }

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"sync"
 
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
 )
 
@@ -28,6 +29,12 @@ func (s *Server) LocalConfig() *rest.Config {
 	config.Transport = s.local
 	return config
 }
+
+// Held is an object that was read from this server as its watch cache holds it, without
+// managed fields: equal, and most of its memory is the cache's own, so nobody may change
+// it. nil: the cache holds another version, or none. It gives away nothing that the
+// caller hasn't got, and asks no permission.
+func (s *Server) Held(obj runtime.Object) runtime.Object { return s.held(obj) }
 
 // localTransport calls a handler in this process.
 type localTransport struct {

@@ -9,10 +9,12 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/client/v3/kubernetes"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/authentication/user"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/client-go/rest"
@@ -59,6 +61,8 @@ type Server struct {
 	hooks    *admissionchain.Hooks // nil until assembled
 	ledger   *claims.Ledger
 	process  tokens.Process // of this process's parts that act as somebody
+	held     func(runtime.Object) runtime.Object
+	writes   atomic.Uint64
 	stop     context.CancelFunc
 }
 
@@ -174,7 +178,7 @@ func (s *Server) Run(ctx context.Context) error {
 // The returned channel is closed when its last request is answered.
 func (s *Server) ServeOn(ctx context.Context, l net.Listener) (<-chan struct{}, error) {
 	info := *s.serving
-	info.Listener = l
+	info.Listener = bundling{l}
 	stopped, _, err := info.Serve(s.generic.Handler, shutdownTimeout, ctx.Done())
 	if err != nil {
 		return nil, fmt.Errorf("serve the API on %s: %w", l.Addr(), err)

@@ -163,6 +163,9 @@ type runRecord struct {
 	Services []netip.Prefix `json:"serviceCIDR"`
 	Cluster  []netip.Prefix `json:"clusterCIDR"`
 	Guests   []netip.Prefix `json:"guestCIDR"`
+
+	NodeIPs    []netip.Addr `json:"nodeIP,omitempty"`     // as given
+	Kubeconfig string       `json:"kubeconfig,omitempty"` // of an agent whose API is elsewhere
 }
 
 // writeRunRecord notes a run that begins.
@@ -175,9 +178,15 @@ func (o *options) writeRunRecord() error {
 	if err != nil {
 		return err
 	}
+	kubeconfig := o.kubeconfig
+	if kubeconfig != "" {
+		if kubeconfig, err = filepath.Abs(kubeconfig); err != nil {
+			return fmt.Errorf("--kubeconfig: %w", err)
+		}
+	}
 	raw, err := json.MarshalIndent(runRecord{
 		NodeName: o.nodeName, Agent: !o.noAgent, Namespace: namespace, Boot: boot, DataPlane: o.dataplane, VM: o.vm,
-		Services: o.services, Cluster: o.cluster, Guests: o.guests,
+		Services: o.services, Cluster: o.cluster, Guests: o.guests, NodeIPs: o.nodeIPs, Kubeconfig: kubeconfig,
 	}, "", "  ")
 	if err != nil {
 		return fmt.Errorf("encode the note of this run: %w", err)

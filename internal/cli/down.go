@@ -121,12 +121,12 @@ func (d *downRun) check() (err error) {
 	if err != nil {
 		return err
 	}
-	return checkNamespace(last)
+	return checkNamespace(last, "portico down")
 }
 
 // checkNamespace refuses to clean, and to prove clean, another network namespace
 // than the one in which Portico ran. One that has no process left took all with it.
-func checkNamespace(last *runRecord) error {
+func checkNamespace(last *runRecord, command string) error {
 	if last == nil || !last.Agent {
 		return nil
 	}
@@ -139,7 +139,7 @@ func checkNamespace(last *runRecord) error {
 		return err
 	}
 	if pid := inNamespace(last.Namespace); pid > 0 {
-		return fmt.Errorf("this data directory's Portico ran in another network namespace, %s; run `nsenter -t %d -n portico down` with the same flags", last.Namespace, pid)
+		return fmt.Errorf("this data directory's Portico ran in another network namespace, %s; run `nsenter -t %d -n %s` with the same flags", last.Namespace, pid, command)
 	}
 	return nil
 }
@@ -217,24 +217,9 @@ func (d *downRun) shutDown(ctx context.Context, dir string) error {
 // cleanNetwork removes what the data plane, the node's network and the guests' links
 // put into this network namespace.
 func (d *downRun) cleanNetwork(ctx context.Context) error {
-	before, err := ourTables()
-	if err != nil {
-		return err
-	}
-	plane, err := nftables.New(nftables.Config{Logger: d.log})
-	if err != nil {
-		return err
-	}
-	defer plane.Close() //nolint:errcheck // only sockets are closed
-	planeErr := plane.Cleanup(ctx)
-	after, err := ourTables()
-	if err != nil {
-		return errors.Join(planeErr, err)
-	}
-	for _, t := range before {
-		if !slices.Contains(after, t) {
-			d.say("Removed", "nftables table "+t)
-		}
+	tables, planeErr := removeDataPlane(ctx, d.log)
+	for _, t := range tables {
+		d.say("Removed", "nftables table "+t)
 	}
 	report, err := routes.Teardown(filepath.Join(d.dataDir, "node"))
 	for _, r := range report.Removed {
@@ -247,6 +232,25 @@ func (d *downRun) cleanNetwork(ctx context.Context) error {
 		d.say("Left", l)
 	}
 	return errors.Join(planeErr, err)
+}
+
+// removeDataPlane removes the data plane's tables and says which there were.
+func removeDataPlane(ctx context.Context, log *slog.Logger) (removed []string, err error) {
+	before, err := ourTables()
+	if err != nil {
+		return nil, err
+	}
+	plane, err := nftables.New(nftables.Config{Logger: log})
+	if err != nil {
+		return nil, err
+	}
+	defer plane.Close() //nolint:errcheck // only sockets are closed
+	failed := plane.Cleanup(ctx)
+	after, err := ourTables()
+	if err != nil {
+		return nil, errors.Join(failed, err)
+	}
+	return slices.DeleteFunc(before, func(t string) bool { return slices.Contains(after, t) }), failed
 }
 
 // left lists what of Portico is on this host now.

@@ -15,12 +15,18 @@ const (
 	// heapPercent. What a collection frees lies between objects that live, and can't be
 	// given back: so a large room costs memory for ever, not only while there is work.
 	heapRoom = 64 * mebibyte
+	// heapReading is the room instead while the API is read and hardly written: then only
+	// garbage comes and goes, all of which can be given back, and a collection of a full
+	// server costs more than the reads that it disturbs.
+	heapReading = 192 * mebibyte
+	// heapWrites is how many writes a second are few: leases are a tenth of it.
+	heapWrites = 5
 	// heapQuiet is how many bytes a second are quiet: leases and health checks make a
 	// tenth of it.
 	heapQuiet = 2 * mebibyte
 	// heapSlack is what isn't worth a collection, besides a part of the heap itself.
 	heapSlack     = 12 * mebibyte
-	heapSlackPart = 8
+	heapSlackPart = 16
 )
 
 const mebibyte = 1 << 20
@@ -32,14 +38,18 @@ type heapUse struct {
 	allocated uint64 // ever
 }
 
-// heapPercent is the GOGC for a heap with that much alive. The least percentage bounds
-// what a full server spends on collections.
-func heapPercent(live uint64) int {
+// heapPercent is the GOGC for a heap with that much alive, that has been written to or
+// not. The least percentage bounds what a full server spends on collections.
+func heapPercent(live uint64, written bool) int {
 	const least, most = 30, 200
 	if live == 0 {
 		return most
 	}
-	return int(min(max(least, heapRoom*100/live), most))
+	room := uint64(heapReading)
+	if written {
+		room = heapRoom
+	}
+	return int(min(max(least, room*100/live), most))
 }
 
 // shouldTrim reports whether the server has had nothing to do since before, and holds
@@ -51,13 +61,14 @@ func shouldTrim(before, now heapUse, passed time.Duration) bool {
 
 // keepHeapSmall collects more often than Go would in a large heap, and gives memory back
 // to the host when there is no work: the runtime alone keeps twice what is alive. It
-// leaves a process alone whose user has set GOGC or GOMEMLIMIT.
-func keepHeapSmall(ctx context.Context) {
+// leaves a process alone whose user has set GOGC or GOMEMLIMIT. writes is how many the API
+// has answered.
+func keepHeapSmall(ctx context.Context, writes func() uint64) {
 	if os.Getenv("GOGC") != "" || os.Getenv("GOMEMLIMIT") != "" {
 		return
 	}
 	before, at := readHeap(), time.Now()
-	percent := heapPercent(before.live)
+	percent, wrote := heapPercent(before.live, true), writes()
 	defer debug.SetGCPercent(debug.SetGCPercent(percent))
 	ticker := time.NewTicker(heapLook)
 	defer ticker.Stop()
@@ -68,16 +79,18 @@ func keepHeapSmall(ctx context.Context) {
 		case <-ticker.C:
 		}
 		now := readHeap()
+		passed := time.Since(at)
+		written := float64(writes()-wrote) > heapWrites*passed.Seconds()
 		// Changing it stops the world for a moment.
-		if fresh := heapPercent(now.live); fresh > percent+percent/4 || fresh < percent-percent/4 {
+		if fresh := heapPercent(now.live, written); fresh > percent+percent/4 || fresh < percent-percent/4 {
 			percent = fresh
 			debug.SetGCPercent(percent)
 		}
-		if shouldTrim(before, now, time.Since(at)) {
+		if shouldTrim(before, now, passed) {
 			debug.FreeOSMemory()
 			now = readHeap()
 		}
-		before, at = now, time.Now()
+		before, at, wrote = now, time.Now(), writes()
 	}
 }
 

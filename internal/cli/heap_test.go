@@ -6,9 +6,23 @@ import (
 )
 
 func TestHeapPercentKeepsTheRoomNotTheFactor(t *testing.T) {
-	for live, want := range map[uint64]int{0: 200, mebibyte: 200, 64 * mebibyte: 100, 128 * mebibyte: 50, 1024 * mebibyte: 30} {
-		if got := heapPercent(live); got != want {
-			t.Errorf("%d MiB alive: got %d, want %d", live/mebibyte, got, want)
+	for _, c := range []struct {
+		live    uint64 // MiB
+		written bool
+		want    int
+	}{
+		{0, true, 200},
+		{1, true, 200},
+		{64, true, 100},
+		{128, true, 50},
+		{1024, true, 30},
+		{64, false, 200},
+		{192, false, 100},
+		{384, false, 50},
+		{1024, false, 30},
+	} {
+		if got := heapPercent(c.live*mebibyte, c.written); got != c.want {
+			t.Errorf("%d MiB alive, written %v: got %d, want %d", c.live, c.written, got, c.want)
 		}
 	}
 }

@@ -15,7 +15,6 @@ import (
 
 	"portico.dev/portico/internal/agent"
 	"portico.dev/portico/internal/apiserver/certs"
-	"portico.dev/portico/internal/core/records"
 	"portico.dev/portico/internal/dataplane"
 	"portico.dev/portico/internal/dataplane/healthcheck"
 	"portico.dev/portico/internal/dataplane/nftables"
@@ -62,6 +61,7 @@ type nodeRun struct {
 	config    *rest.Config
 	authority *certs.Authority // nil: no door, and so no consoles
 	log       *slog.Logger
+	alone     bool // the process is nothing else
 	// onNetwork is called once the node has its own addresses of the pod range.
 	onNetwork func(ctx context.Context, own []netip.Addr) error
 
@@ -93,7 +93,7 @@ func (n *nodeRun) run(ctx context.Context) (err error) {
 	n.ctx, n.cancel = context.WithCancelCause(ctx)
 	defer n.group.Wait()
 	defer n.cancel(nil)
-	if n.kube, err = kubernetes.NewForConfig(n.config); err != nil {
+	if n.kube, err = kubernetes.NewForConfig(inProtobuf(n.config)); err != nil {
 		return fmt.Errorf("make the agent's client: %w", err)
 	}
 	if n.addresses, err = routes.PrimaryAddresses(n.o.nodeIPs); err != nil {
@@ -113,6 +113,12 @@ func (n *nodeRun) run(ctx context.Context) (err error) {
 	defer n.network.Close() //nolint:errcheck // it only ends goroutines; the kernel keeps its state
 	if err := n.startServices(); err != nil {
 		return err
+	}
+	if err := n.startMetrics(); err != nil {
+		return err
+	}
+	if n.alone {
+		n.start("memory", n.keepSmall)
 	}
 	stop, err := n.startGuests()
 	if err != nil {
@@ -195,12 +201,7 @@ func (n *nodeRun) startServices() (err error) {
 		consumers = append(consumers, n.checks)
 		n.start("health check node ports", n.checks.Run)
 	}
-	own := prefixes(append(n.own(), n.addresses.All()...))
-	n.names, err = dns.New(dns.Config{
-		Zone: n.o.clusterDomain, Services: n.o.services, Workloads: ranges, Pods: records.PodsBySpelling,
-		AllowFrom: append(own, ranges...), ResolvConf: "/etc/resolv.conf", Logger: n.log,
-	})
-	if err != nil {
+	if n.names, err = n.o.newNames(append(n.own(), n.addresses.All()...), n.log); err != nil {
 		return err
 	}
 	var at []netip.AddrPort
@@ -213,6 +214,7 @@ func (n *nodeRun) startServices() (err error) {
 	}
 	n.start("DNS", func(ctx context.Context) error { return n.names.Serve(ctx, udp, tcp) })
 	consumers = append(consumers, n.names)
+	n.start("DNS settings", func(ctx context.Context) error { return n.o.followDNSSettings(ctx, n.kube, n.names, n.log) })
 	n.start("watches", func(ctx context.Context) error {
 		services := agent.Ranges{Default: n.o.services, To: n.setServiceRanges}
 		return agent.Run(ctx, n.kube, n.o.nodeName, n.log, services, consumers...)

@@ -33,12 +33,13 @@ type options struct {
 	serviceCIDR, clusterCIDR, guestCIDR    string
 	nodePortRange, clusterDomain           string
 	dataplane, vm, nodeName, nodeIP, group string
-	kubeconfig                             string // of `portico agent`
-	auditLog                               string
+	kubeconfig, only                       string // of `portico agent`
+	auditLog, metrics                      string
 	limits                                 apiserver.Limits
 	noAgent                                bool
 	profiling                              bool
 	etcd                                   etcdOptions
+	dns                                    dnsOptions
 
 	// parsed by complete
 	services, cluster, guests []netip.Prefix
@@ -60,6 +61,8 @@ func (o *options) nodeFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.nodeName, "node-name", "", "`name` of this node (default: the host's name)")
 	f.StringVar(&o.nodeIP, "node-ip", "", "`addresses` of this node, one per family (default: those of the default route)")
 	f.StringVar(&o.group, "cgroup", "", "cgroup v2 `folder` whose processes are this node's (default: all)")
+	o.dns.flags(f)
+	o.metricsFlags(f)
 }
 
 // serverFlags are the settings of the API server.
@@ -221,6 +224,9 @@ func (o *options) complete() (err error) {
 		return fmt.Errorf("--node-name %q can't name a node: %s", o.nodeName, brief(errs[0]))
 	}
 	if o.nodeIPs, err = parseAddresses("--node-ip", o.nodeIP); err != nil {
+		return err
+	}
+	if err := o.dns.complete(); err != nil {
 		return err
 	}
 	return o.checkGroup()

@@ -65,6 +65,9 @@ func up(ctx context.Context, o *options, log *slog.Logger) error {
 			return err
 		}
 		defer release()
+		if err := o.checkMetrics(); err != nil {
+			return err
+		}
 	}
 	return (&upRun{o: o, log: log, begin: begin}).run(ctx)
 }
@@ -140,7 +143,7 @@ func (u *upRun) work(ctx context.Context, s *server, doors *doors) error {
 	defer wg.Wait()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	wg.Go(func() { keepHeapSmall(ctx) })
+	wg.Go(func() { keepHeapSmall(ctx, s.api.Writes) })
 	start := func(name string, f func(context.Context) error) {
 		wg.Go(func() {
 			if err := f(ctx); err != nil && ctx.Err() == nil {
@@ -153,7 +156,7 @@ func (u *upRun) work(ctx context.Context, s *server, doors *doors) error {
 		start("addresses of the API's certificate", func(ctx context.Context) error { return followHost(ctx, s.serving, u.log) })
 	}
 	start("controllers", func(ctx context.Context) error {
-		return runControllers(ctx, s.loopback, s.api.Claims(), s.authority.PEM(), u.o, u.log)
+		return runControllers(ctx, s.loopback, s.api.Claims(), s.api.Held, s.authority.PEM(), u.o, u.log)
 	})
 	if u.o.noAgent {
 		start("API server's lease", func(ctx context.Context) error {

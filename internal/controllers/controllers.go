@@ -51,6 +51,7 @@ type Config struct {
 	Lease leader.Config // Namespace and Name default to LeaseNamespace, LeaseName
 	// Client reads what the controllers' shared caches hold.
 	Client kubernetes.Interface
+	Held   caches.Held // where the API server is in this process; nil: it isn't
 	Log    *slog.Logger
 	Clock  clock.WithTicker // nil: the real one
 }
@@ -73,7 +74,7 @@ func Run(ctx context.Context, c Config, list func(*caches.Shared) []Controller) 
 	}
 	return leader.Run(ctx, c.Lease, func(ctx context.Context) {
 		ctx, cancel := context.WithCancel(ctx)
-		shared := caches.Share(ctx, c.Client)
+		shared := caches.Share(ctx, c.Client, c.Held)
 		defer shared.Close()
 		defer cancel()
 		c.runAll(ctx, list(shared))

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
@@ -31,6 +32,8 @@ type Server struct {
 	Store     etcd.Source
 	Claims    *claims.Ledger // as the store has them
 	Authority *certs.Authority
+	Local     *rest.Config                        // as Config, without a network
+	Held      func(runtime.Object) runtime.Object // what its watch caches hold
 	stop      func()
 }
 
@@ -108,7 +111,7 @@ func start(t testing.TB, dir string, store etcd.Source, closeStore func(), chang
 	ended := make(chan error, 1)
 	go func() { ended <- server.Run(ctx) }()
 	stopped := false
-	s := &Server{Config: server.LoopbackConfig(), Dir: dir, Store: config.Store, Claims: server.Claims(), Authority: config.Authority, stop: func() {
+	s := &Server{Config: server.LoopbackConfig(), Dir: dir, Store: config.Store, Claims: server.Claims(), Authority: config.Authority, Local: server.LocalConfig(), Held: server.Held, stop: func() {
 		if stopped {
 			return
 		}

@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"context"
 	"fmt"
 	"sync"
 	"time"
@@ -8,6 +9,7 @@ import (
 	"go.etcd.io/etcd/client/v3/kubernetes"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/apiserver/pkg/registry/generic"
 	"k8s.io/apiserver/pkg/storage"
 	"k8s.io/apiserver/pkg/storage/cacher"
@@ -44,6 +46,25 @@ type Options struct {
 	// Uncached says which resources have no watch cache: those that are rarely there, or
 	// that nobody of ours follows. Reads and watches of them go to etcd.
 	Uncached func(schema.GroupResource) bool
+
+	parts parts // that the objects of all watch caches share
+	held  held
+}
+
+// cacheSource is the store that a watch cache is filled from.
+type cacheSource struct {
+	storage.Interface
+	read storage.Interface // its objects share parts
+}
+
+// GetList implements storage.Interface.
+func (s cacheSource) GetList(ctx context.Context, key string, opts storage.ListOptions, list runtime.Object) error {
+	return s.read.GetList(ctx, key, opts, list)
+}
+
+// Watch implements storage.Interface.
+func (s cacheSource) Watch(ctx context.Context, key string, opts storage.ListOptions) (watch.Interface, error) {
+	return s.read.Watch(ctx, key, opts)
 }
 
 var _ generic.RESTOptionsGetter = (*Options)(nil)
@@ -90,11 +111,12 @@ func (o *Options) decorator(resource schema.GroupResource) generic.StorageDecora
 		if err != nil {
 			return nil, nil, fmt.Errorf("connect the storage of %s: %w", resource, err)
 		}
-		raw := func(c *kubernetes.Client) (storage.Interface, error) {
+		open := func(c *kubernetes.Client, codec runtime.Codec) (storage.Interface, error) {
 			versioner := storage.APIObjectVersioner{}
-			return etcd3.New(c, nil, config.Codec, newFunc, newListFunc, config.Prefix, prefix, config.GroupResource,
-				identity.NewEncryptCheckTransformer(), config.LeaseManagerConfig, etcd3.NewDefaultDecoder(config.Codec, versioner), versioner)
+			return etcd3.New(c, nil, codec, newFunc, newListFunc, config.Prefix, prefix, config.GroupResource,
+				identity.NewEncryptCheckTransformer(), config.LeaseManagerConfig, etcd3.NewDefaultDecoder(codec, versioner), versioner)
 		}
+		raw := func(c *kubernetes.Client) (storage.Interface, error) { return open(c, config.Codec) }
 		wrap := o.Wraps[resource]
 		if wrap == nil {
 			wrap = func(c *kubernetes.Client, raw func(*kubernetes.Client) (storage.Interface, error)) (storage.Interface, error) {
@@ -108,8 +130,12 @@ func (o *Options) decorator(resource schema.GroupResource) generic.StorageDecora
 		if o.Uncached != nil && o.Uncached(resource) {
 			return store, func() {}, nil
 		}
+		source, err := open(client, sharingCodec{config.Codec, &o.parts})
+		if err != nil {
+			return nil, nil, fmt.Errorf("make the watch cache of %s: %w", resource, err)
+		}
 		cached, err := cacher.NewCacherFromConfig(cacher.Config{
-			Storage: store, Versioner: storage.APIObjectVersioner{}, GroupResource: resource,
+			Storage: cacheSource{store, source}, Versioner: storage.APIObjectVersioner{}, GroupResource: resource,
 			EventsHistoryWindow: config.EventsHistoryWindow, ResourcePrefix: prefix, KeyFunc: keyFunc,
 			NewFunc: newFunc, NewListFunc: newListFunc, GetAttrsFunc: getAttrs,
 			IndexerFuncs: triggers, Indexers: indexers, Codec: config.Codec,
@@ -117,6 +143,7 @@ func (o *Options) decorator(resource schema.GroupResource) generic.StorageDecora
 		if err != nil {
 			return nil, nil, fmt.Errorf("make the watch cache of %s: %w", resource, err)
 		}
+		o.held.add(cached, keyFunc, newFunc)
 		delegator := cacher.NewCacheDelegator(cached, store)
 		var once sync.Once
 		return delegator, func() {

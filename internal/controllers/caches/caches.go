@@ -3,6 +3,8 @@
 // with it.
 //
 //	API server -> watch -> Shared (one cache per kind) -> View (handlers) -> controller
+//	                         ^ Held: the memory of the API server's own cache, where it
+//	                           runs in this process
 //
 // In: a client and the handlers. Out: cached objects, which nobody may change. It
 // decides nothing and writes nothing.
@@ -15,6 +17,7 @@ import (
 	"sync"
 
 	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
@@ -28,9 +31,21 @@ type Shared struct {
 	factory informers.SharedInformerFactory
 }
 
-// Share makes caches that live until ctx ends. Close waits for them.
-func Share(ctx context.Context, client kubernetes.Interface) *Shared {
-	return &Shared{ctx: ctx, factory: informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(slim))}
+// Held finds an object that the client has read in memory that this process uses for it
+// anyway, without managed fields; nil where there is none of the same version.
+type Held func(runtime.Object) runtime.Object
+
+// Share makes caches that live until ctx ends. Close waits for them. held may be nil.
+func Share(ctx context.Context, client kubernetes.Interface, held Held) *Shared {
+	transform := func(obj any) (any, error) {
+		if object, ok := obj.(runtime.Object); ok && held != nil {
+			if same := held(object); same != nil {
+				return same, nil
+			}
+		}
+		return slim(obj)
+	}
+	return &Shared{ctx: ctx, factory: informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(transform))}
 }
 
 // Close waits for the watches to end; the context of Share must have ended.
@@ -63,7 +78,7 @@ func Open(ctx context.Context, client kubernetes.Interface, shared *Shared) *Vie
 	ctx, cancel := context.WithCancel(ctx)
 	v := &View{ctx: ctx, shared: shared}
 	if shared == nil {
-		v.shared = Share(ctx, client)
+		v.shared = Share(ctx, client, nil)
 		v.close = append(v.close, v.shared.Close)
 	}
 	v.SharedInformerFactory = v.shared.factory

@@ -37,7 +37,7 @@ func open(t *testing.T, ctx context.Context, client *fake.Clientset, shared *Sha
 func TestViewEndsAndCacheStays(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	client := fake.NewClientset(service("a"))
-	shared := Share(ctx, client)
+	shared := Share(ctx, client, nil)
 	first, seen := open(t, ctx, client, shared)
 	if got := <-seen; got != "a" {
 		t.Errorf("first saw %s", got)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"time"
+	"unique"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -216,14 +217,19 @@ func ownerIndex(obj any) ([]string, error) {
 	return out, nil
 }
 
-// strip drops what isn't used: the caches hold every object of the cluster.
+// strip drops what isn't used: the caches hold every object of the cluster. Names that
+// many objects have alike are kept once.
 func strip(obj any) (any, error) {
 	o, ok := obj.(*object)
 	if !ok {
 		return obj, nil // a tombstone
 	}
-	return &object{TypeMeta: o.TypeMeta, ObjectMeta: metav1.ObjectMeta{
-		Namespace: o.Namespace, Name: o.Name, UID: o.UID, ResourceVersion: o.ResourceVersion,
+	for i := range o.OwnerReferences {
+		owner := &o.OwnerReferences[i]
+		owner.APIVersion, owner.Kind = unique.Make(owner.APIVersion).Value(), unique.Make(owner.Kind).Value()
+	}
+	return &object{ObjectMeta: metav1.ObjectMeta{
+		Namespace: unique.Make(o.Namespace).Value(), Name: o.Name, UID: o.UID, ResourceVersion: o.ResourceVersion,
 		DeletionTimestamp: o.DeletionTimestamp, Finalizers: o.Finalizers, OwnerReferences: o.OwnerReferences,
 	}}, nil
 }
