@@ -99,6 +99,10 @@ func (n *nodeRun) openGuests() (_ *vm.Manager, closeAll func(), err error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	if err := n.hush.add(links.Keeper()); err != nil {
+		links.Close()
+		return nil, nil, err
+	}
 	guests, err := vm.Open(vm.Config{Dir: guestsDir(n.o.dataDir), Accel: choice, Images: images, Links: links, Log: n.log})
 	if err != nil {
 		links.Close()

@@ -68,6 +68,7 @@ type nodeRun struct {
 	kube      kubernetes.Interface
 	addresses routes.Addresses
 	network   *routes.Network
+	hush      hush
 	plane     *dataplane.Plane    // nil with --dataplane none
 	checks    *healthcheck.Server // nil likewise
 	names     *dns.Server
@@ -163,6 +164,9 @@ func (n *nodeRun) openNetwork(podCIDRs []netip.Prefix) (err error) {
 	if n.network, err = routes.Setup(n.ctx, config); err != nil {
 		return err
 	}
+	if err := n.hush.add(n.network.Keeper()); err != nil {
+		return err
+	}
 	if n.onNetwork != nil {
 		return n.onNetwork(n.ctx, n.own())
 	}
@@ -186,10 +190,13 @@ func (n *nodeRun) startServices() (err error) {
 	var consumers []agent.Consumer
 	if n.o.dataplane != "none" {
 		backend, err := nftables.New(nftables.Config{
-			WorkloadRanges: ranges, HairpinSources: n.own(), Logger: n.log,
+			WorkloadRanges: ranges, HairpinSources: n.own(), Logger: n.log, Unheard: n.hush.unheard,
 		})
 		if err != nil {
 			return fmt.Errorf("open the nftables data plane: %w", err)
+		}
+		if err := n.hush.ignore(backend.Port()); err != nil {
+			return errors.Join(err, backend.Close())
 		}
 		n.plane = dataplane.New(backend, dataplane.Options{Logger: n.log, NodeAddresses: n.addresses.All(), ServiceRanges: n.o.services})
 		consumers = append(consumers, n.plane)

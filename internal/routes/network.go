@@ -86,6 +86,9 @@ func (n *Network) Close() error {
 	return nil
 }
 
+// Keeper keeps the network's nftables table.
+func (n *Network) Keeper() *ruleset.Keeper { return n.keeper }
+
 // IPv6 tells whether this host has IPv6; without it everything is IPv4 only.
 func (n *Network) IPv6() bool { return n.ipv6 }
 

@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -76,8 +77,9 @@ func (c *controller) check(ctx context.Context) error {
 	return c.checkRanges(ctx, holders)
 }
 
-// checkRanges tells of Services outside all ranges. These are read after the Services,
-// so that none is missing whose addresses they have.
+// checkRanges tells of Services outside all ranges. One that went, or took another
+// address, before the ranges were read had let its own range go: so who is suspected is
+// read again, and counts when it is as it was.
 func (c *controller) checkRanges(ctx context.Context, holders []*ipam.Holder) error {
 	cidrs, err := c.Client.NetworkingV1().ServiceCIDRs().List(ctx, metav1.ListOptions{})
 	if err != nil {
@@ -88,10 +90,22 @@ func (c *controller) checkRanges(ctx context.Context, holders []*ipam.Holder) er
 		ranges = append(ranges, ipam.Prefixes(&cidrs.Items[i])...)
 	}
 	for _, h := range holders {
-		if h.Resource == services {
-			for _, f := range ipam.OutOfRange(h, ranges, c.ports) {
-				c.tell(ctx, f)
-			}
+		if h.Resource != services {
+			continue
+		}
+		findings := ipam.OutOfRange(h, ranges, c.ports)
+		if len(findings) == 0 {
+			continue
+		}
+		now, err := c.Client.CoreV1().Services(h.Namespace).Get(ctx, h.Name, metav1.GetOptions{})
+		if err != nil && !apierrors.IsNotFound(err) {
+			return fmt.Errorf("look at Service %s/%s again: %w", h.Namespace, h.Name, err)
+		}
+		if err != nil || now.ResourceVersion != h.ResourceVersion {
+			continue
+		}
+		for _, f := range findings {
+			c.tell(ctx, f)
 		}
 	}
 	return nil

@@ -32,6 +32,9 @@ type Config struct {
 	// are found at once; 0 means 131,072. With more, a change lists conntrack.
 	UDPFlows int
 	Logger   *slog.Logger
+	// Unheard runs a large change while nobody else in this process listens to nftables'
+	// notices; nil: nobody does.
+	Unheard func(change func() error) error
 }
 
 func (c Config) withDefaults() Config {
@@ -40,6 +43,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.UDPFlows <= 0 {
 		c.UDPFlows = maxFlows
+	}
+	if c.Unheard == nil {
+		c.Unheard = func(change func() error) error { return change() }
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -103,6 +109,9 @@ func (b *Backend) Close() error {
 	}
 	return errors.Join(errs...)
 }
+
+// Port is the netlink port by which the backend writes; notices of its changes carry it.
+func (b *Backend) Port() uint32 { return b.conn.port }
 
 // Disturbed implements dataplane.Backend.
 func (b *Backend) Disturbed() <-chan struct{} { return b.watch.disturbed }
@@ -339,7 +348,7 @@ func (b *Backend) unheard(f func() error, transactions ...[]message) (err error)
 	if err := b.watch.listen(false); err != nil {
 		return fmt.Errorf("stop listening to notices: %w", err)
 	}
-	err = f()
+	err = b.cfg.Unheard(f)
 	if e := b.watch.listen(true); e != nil {
 		return errors.Join(err, fmt.Errorf("listen to notices again: %w", e))
 	}

@@ -100,24 +100,6 @@ func newFlowIndex(log *slog.Logger, most int) (*flowIndex, error) {
 	return x, nil
 }
 
-func (x *flowIndex) openRecords() error {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_NETFILTER)
-	if err != nil {
-		return err
-	}
-	x.records = os.NewFile(uintptr(fd), "records of UDP flows")
-	x.raw, err = x.records.SyscallConn()
-	if err == nil {
-		err = errors.Join(
-			unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}),
-			unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, recordsBuffer))
-	}
-	if err != nil {
-		return errors.Join(err, x.records.Close())
-	}
-	return nil
-}
-
 func (x *flowIndex) close() error {
 	close(x.closing)
 	err := x.records.Close()
@@ -244,60 +226,6 @@ func (x *flowIndex) lose(why string) {
 	if err := x.configure(unbindRecords()); err != nil {
 		x.log.Warn("stopping the records of UDP flows failed", "err", err)
 	}
-}
-
-// configure sends one message about the records.
-func (x *flowIndex) configure(body attrs) (err error) {
-	x.seq++
-	m := appendMessage(nil, unix.NFNL_SUBSYS_ULOG<<8|nfulnlConfig, unix.NLM_F_REQUEST|unix.NLM_F_ACK, x.seq, unix.AF_UNSPEC, recordGroup, body)
-	if e := x.raw.Control(func(fd uintptr) {
-		err = unix.Sendto(int(fd), m, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
-	}); e != nil {
-		return e
-	}
-	return err
-}
-
-// bind has records come. Without it, say because another program has the group,
-// each change lists conntrack.
-func (x *flowIndex) bind() error {
-	if x.bound {
-		return nil
-	}
-	if err := x.configure(bindRecords()); err != nil {
-		return err
-	}
-	answered, refusal := false, error(nil)
-	var failed error
-	err := x.raw.Control(func(fd uintptr) {
-		// The kernel has queued its answer behind what came before.
-		for !answered {
-			n, _, err := unix.Recvfrom(int(fd), x.buf, unix.MSG_DONTWAIT)
-			switch {
-			case errors.Is(err, unix.EINTR) || errors.Is(err, unix.ENOBUFS):
-				continue
-			case err != nil:
-				failed = err
-				return
-			}
-			failed = eachMessage(x.buf[:n], func(h unix.NlMsghdr, body []byte) {
-				if h.Type == unix.NLMSG_ERROR && h.Seq == x.seq {
-					answered, refusal = true, messageError(h, body)
-				}
-			})
-			if failed == nil && !answered {
-				failed = eachRecord(x.buf[:n], x.take)
-			}
-			if failed != nil {
-				return
-			}
-		}
-	})
-	if err = errors.Join(err, failed, refusal); err != nil {
-		return fmt.Errorf("ask for records of UDP flows: %w", err)
-	}
-	x.bound = true
-	return nil
 }
 
 // setNodes tells the addresses of node ports.

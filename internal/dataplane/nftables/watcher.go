@@ -1,14 +1,14 @@
 package nftables
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
 	"syscall"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"portico.dev/portico/internal/routes/ruleset"
 )
 
 // watcher listens to the kernel's notices of rule changes (nfnetlink group
@@ -31,7 +31,7 @@ func startWatcher(own uint32) (*watcher, error) {
 	w := &watcher{file: os.NewFile(uintptr(fd), "nftables notices"), disturbed: make(chan struct{}, 1), done: make(chan struct{})}
 	w.raw, err = w.file.SyscallConn()
 	if err == nil {
-		err = errors.Join(ignorePort(fd, own), unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}), w.listen(true))
+		err = errors.Join(ruleset.IgnoreWriter(fd, own), unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}), w.listen(true))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("listen to notices of nftables: %w", errors.Join(err, w.file.Close()))
@@ -40,22 +40,7 @@ func startWatcher(own uint32) (*watcher, error) {
 	return w, nil
 }
 
-// ignorePort drops datagrams whose first message has the given port: BPF loads
-// in network order what nlmsghdr has in host order.
-func ignorePort(fd int, port uint32) error {
-	const portOffset, all = 12, 0xffffffff
-	own := binary.BigEndian.Uint32(binary.NativeEndian.AppendUint32(nil, port))
-	prog := []unix.SockFilter{
-		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: portOffset},
-		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jf: 1, K: own},
-		{Code: unix.BPF_RET | unix.BPF_K, K: 0},
-		{Code: unix.BPF_RET | unix.BPF_K, K: all},
-	}
-	return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(prog)), Filter: unsafe.SliceData(prog)})
-}
-
-// listen joins or leaves the group. While anybody listens the kernel makes a
-// notice of every element, which costs it some 20 microseconds each.
+// listen joins or leaves the group.
 func (w *watcher) listen(on bool) error {
 	option := unix.NETLINK_DROP_MEMBERSHIP
 	if on {

@@ -88,6 +88,9 @@ func Open(cfg Config) (*Manager, error) {
 	return m, nil
 }
 
+// Keeper keeps the table against spoofing.
+func (m *Manager) Keeper() *ruleset.Keeper { return m.keeper }
+
 // Close ends the servers and leaves links, routes and rules as they are: guests go
 // on, with leases that outlast the daemon's absence.
 func (m *Manager) Close() {
