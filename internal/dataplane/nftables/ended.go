@@ -48,8 +48,9 @@ type endings struct {
 	by      map[netip.Addr]map[netip.AddrPort]uint64 // what the kernel holds, numbered
 	held    int
 	last    uint64
-	order   []numbered // oldest first, with some that have been forgotten
-	waiting []ended    // gone here, while another Service has the address in use
+	order   []numbered   // oldest first, with some that have been forgotten
+	waiting []ended      // gone here, while another Service has the address in use
+	left    []netip.Addr // that may be no Service's any more
 }
 
 type numbered struct {
@@ -153,6 +154,7 @@ func (n *endings) oldest() ended {
 func (k *kernel) settleEnded() {
 	for i := range k.families {
 		n := k.ends[i]
+		k.releaseEnded(i)
 		for len(n.order) > 0 && (!n.holds(n.order[0]) || k.time.Sub(n.order[0].since) > endedLife) {
 			if n.holds(n.order[0]) {
 				k.revive(i, n.order[0].ended)
@@ -179,6 +181,22 @@ func (k *kernel) settleEnded() {
 	}
 }
 
+// releaseEnded forgets what is about addresses that no Service has any more: the next
+// who gets one must find nothing of it.
+func (k *kernel) releaseEnded(i int) {
+	n := k.ends[i]
+	for _, a := range n.left {
+		if k.ips[i].wants(a) || k.lbIPs[i].wants(a) || k.external[i].wants(a) || k.nodes[i].wants(a) {
+			continue
+		}
+		for ap := range n.by[a] {
+			k.revive(i, ended{a, ap})
+		}
+		n.waiting = slices.DeleteFunc(n.waiting, func(e ended) bool { return e.used == a })
+	}
+	n.left = nil
+}
+
 // adoptEnded takes what an earlier run knew.
 func (k *kernel) adoptEnded(i int, t *tableReading) {
 	for _, el := range t.elements[endedSet] {
@@ -188,6 +206,7 @@ func (k *kernel) adoptEnded(i int, t *tableReading) {
 			continue
 		}
 		k.ends[i].add(e, k.time)
+		k.ends[i].left = append(k.ends[i].left, e.used)
 	}
 }
 

@@ -79,6 +79,13 @@ func TestEnded(t *testing.T) {
 	w.want("192.0.2.1 " + x + " true") // a new pod that isn't ready
 	w.change(at("0.0.0.0", x, z))
 	w.want()
+	// Nothing is left of an address that no Service has any more.
+	w.change(at("10.96.0.1", "-"+y))
+	w.change(at("10.96.0.1"))
+	w.want("10.96.0.1 " + y + " true")
+	w.k.remove(at("10.96.0.1").Key)
+	w.change()
+	w.want()
 }
 
 // The rule that each packet meets is there only while the set has something, and what is

@@ -104,6 +104,7 @@ func (k *kernel) remove(key routing.Key) {
 	p.unstick(h)
 	p.guard(h, nil)
 	delete(k.held, key)
+	k.ends[p.i].left = append(k.ends[p.i].left, key.Addr)
 }
 
 // count adds to or takes from the address sets what one frontend contributes.
