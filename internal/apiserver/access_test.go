@@ -45,7 +45,7 @@ func certClient(t *testing.T, s *apitest.Server, by *certs.Authority, user strin
 	}
 	transport := &http.Transport{TLSClientConfig: config, ForceAttemptHTTP2: true}
 	t.Cleanup(transport.CloseIdleConnections)
-	return &http.Client{Transport: transport, Timeout: 30 * time.Second}
+	return &http.Client{Transport: transport, Timeout: 2 * time.Minute}
 }
 
 func TestWhoMayDoWhat(t *testing.T) {

@@ -54,9 +54,11 @@ func TestPartsOfTheProcessAreLimited(t *testing.T) {
 	apitest.Eventually(t, "the server is ready", func() error {
 		return node.CoreV1().RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
 	})
-	if _, err := node.CoreV1().Services("").List(ctx, metav1.ListOptions{}); err != nil {
-		t.Errorf("Services: %v", err)
-	}
+	// The authorizer hears of the roles by a watch of its own.
+	apitest.Eventually(t, "the node's list of Services", func() error {
+		_, err := node.CoreV1().Services("").List(ctx, metav1.ListOptions{})
+		return err
+	})
 	create := func(name string) error {
 		_, err := node.CoreV1().Nodes().Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
 		return err
