@@ -1,41 +1,21 @@
 package main
 
 import (
-	"context"
-	"encoding/json"
 	"os"
-	"path/filepath"
 	"testing"
 	"time"
+
+	"portico.dev/portico/bench/figure/figuretest"
 )
 
 // The short form measures a real server, writes every figure, and leaves nothing
 // behind.
 func TestShortFormMeasures(t *testing.T) {
-	binary := os.Getenv("PORTICO")
-	if binary == "" {
-		t.Skip("PORTICO doesn't name a binary to measure; `make bench-api BENCH=short` does")
-	}
-	dir, out := t.TempDir(), filepath.Join(t.TempDir(), "out", "api.json")
-	if err := run(context.Background(), []string{"-short", "-portico", binary, "-dir", dir, "-out", out}); err != nil {
-		t.Fatal(err)
-	}
-	raw, err := os.ReadFile(out)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var got map[string]any
-	if err := json.Unmarshal(raw, &got); err != nil {
-		t.Fatal(err)
-	}
+	var names []string
 	for _, g := range goals {
-		if v, ok := got[g.name].(float64); !ok || v <= 0 {
-			t.Errorf("%s is %v", g.name, got[g.name])
-		}
+		names = append(names, g.name)
 	}
-	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
-		t.Errorf("left behind: %v, %v", left, err)
-	}
+	figuretest.Short(t, "bench-api", run, names...)
 }
 
 // The test binary is the load process, too.

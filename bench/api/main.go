@@ -9,9 +9,9 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
-	"syscall"
 	"time"
+
+	"portico.dev/portico/bench/process"
 )
 
 // plan is what is measured, and how often.
@@ -25,18 +25,7 @@ type plan struct {
 	job                      job // of the load process, without its phase
 }
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, os.Args[1:])
-	stop()
-	if errors.Is(err, flag.ErrHelp) {
-		return
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		os.Exit(1)
-	}
-}
+func main() { process.Main(run) }
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 1 && args[0] == loadCommand {

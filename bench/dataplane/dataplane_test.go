@@ -1,51 +1,27 @@
 package main
 
 import (
-	"context"
-	"encoding/json"
 	"os"
 	"path/filepath"
 	"slices"
 	"testing"
 	"time"
+
+	"portico.dev/portico/bench/figure/figuretest"
 )
 
 // The short form measures real agents and packets, writes every figure that it can
 // have, and leaves nothing behind.
 func TestShortFormMeasures(t *testing.T) {
-	binary := os.Getenv("PORTICO")
-	if binary == "" {
-		t.Skip("PORTICO doesn't name a binary to measure; `make bench-dataplane BENCH=short` does")
-	}
 	if os.Geteuid() != 0 {
 		t.Skip("needs root to make network namespaces")
 	}
-	dir, out := t.TempDir(), filepath.Join(t.TempDir(), "out", "dataplane.json")
-	if err := run(context.Background(), []string{"-short", "-portico", binary, "-dir", dir, "-out", out}); err != nil {
-		t.Fatal(err)
-	}
-	raw, err := os.ReadFile(out)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var got map[string]any
-	if err := json.Unmarshal(raw, &got); err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range []string{
+	got := figuretest.Short(t, "bench-dataplane", run,
 		"plain_crr_cpu_us_10", "nft_crr_cpu_ratio_10", "nft_crr_cpu_ratio_200", "program_200_seconds_nft", "event_to_packet_p99_ms", "api_to_packet_p99_ms",
-		"agent_rss_mb_200", "agent_cpu_percent_200_churn", "restart_connections", "restart_to_change_ms",
-	} {
-		if v, ok := got[name].(float64); !ok || v <= 0 {
-			t.Errorf("%s is %v", name, got[name])
-		}
-	}
+		"agent_rss_mb_200", "agent_cpu_percent_200_churn", "restart_connections", "restart_to_change_ms")
 	// The rest depends on the machine; this never does.
 	if v := got["restart_failed_connections"]; v != 0.0 {
 		t.Errorf("%v connections failed in restarts: %v", v, got["notes"])
-	}
-	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
-		t.Errorf("left behind: %v, %v", left, err)
 	}
 }
 

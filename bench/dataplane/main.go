@@ -14,12 +14,13 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"os/signal"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"portico.dev/portico/bench/process"
 )
 
 // insideCommand makes this program the one that measures, in namespaces of its own.
@@ -55,18 +56,7 @@ type plan struct {
 	restarts, clients int
 }
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, os.Args[1:])
-	stop()
-	if errors.Is(err, flag.ErrHelp) {
-		return
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		os.Exit(1)
-	}
-}
+func main() { process.Main(run) }
 
 func run(ctx context.Context, args []string) error {
 	if len(args) > 0 && args[0] == insideCommand {

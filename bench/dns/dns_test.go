@@ -1,45 +1,22 @@
 package main
 
 import (
-	"context"
-	"encoding/json"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"testing"
 	"time"
+
+	"portico.dev/portico/bench/figure/figuretest"
 )
 
 // The short form measures a real server, writes every figure, and leaves nothing
 // behind.
 func TestShortFormMeasures(t *testing.T) {
-	binary := os.Getenv("PORTICO")
-	if binary == "" {
-		t.Skip("PORTICO doesn't name a binary to measure; `make bench-dns BENCH=short` does")
-	}
 	if _, err := exec.LookPath("dnsperf"); err != nil {
 		t.Skip("dnsperf isn't installed")
 	}
-	dir, out := t.TempDir(), filepath.Join(t.TempDir(), "out", "dns.json")
-	if err := run(context.Background(), []string{"-short", "-portico", binary, "-dir", dir, "-out", out}); err != nil {
-		t.Fatal(err)
-	}
-	raw, err := os.ReadFile(out)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var got map[string]any
-	if err := json.Unmarshal(raw, &got); err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range []string{"qps_per_cpu_names_200", "qps_per_cpu_mix_200", "p99_ms_200", "rss_mb_200", resolveP99, "echo_ratio"} {
-		if v, ok := got[name].(float64); !ok || v <= 0 {
-			t.Errorf("%s is %v", name, got[name])
-		}
-	}
-	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
-		t.Errorf("left behind: %v, %v", left, err)
-	}
+	figuretest.Short(t, "bench-dns", run,
+		"qps_per_cpu_names_200", "qps_per_cpu_mix_200", "p99_ms_200", "rss_mb_200", resolveP99, "echo_ratio")
 }
 
 // The test binary is the echo's process, too.

@@ -11,11 +11,11 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"os/signal"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
+
+	"portico.dev/portico/bench/process"
 )
 
 // plan is what is measured, and how often.
@@ -30,18 +30,7 @@ type plan struct {
 	idle             time.Duration // before memory is read
 }
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, os.Args[1:])
-	stop()
-	if errors.Is(err, flag.ErrHelp) {
-		return
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		os.Exit(1)
-	}
-}
+func main() { process.Main(run) }
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 2 && args[0] == echoCommand {

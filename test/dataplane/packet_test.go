@@ -3,6 +3,7 @@ package dataplane
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -34,7 +35,6 @@ func TestPathMTU(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	sent := bytes.Repeat([]byte("0123456789abcdef"), 16<<10)
 	for _, v6 := range []bool{false, true} {
 		for name, path := range map[string]struct {
 			from *rig.Host
@@ -42,30 +42,37 @@ func TestPathMTU(t *testing.T) {
 		}{
 			"outside": {w.outside, nodeAddr.port(v6, 30070)}, "guest": {w.b, web.ip.port(v6, 80)}, "node": {w.node.Host, web.ip.port(v6, 80)},
 		} {
-			c, err := path.from.Dial("tcp", netip.AddrPort{}, path.to, rig.Patience)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer c.Close()
-			if _, err := rig.Exchange(c, rig.Patience); err != nil {
-				t.Fatal(err)
-			}
-			c.SetDeadline(time.Now().Add(10 * time.Second)) //nolint:errcheck // Write and Read tell
-			done := make(chan error, 1)
-			go func() {
-				_, err := c.Write(sent)
-				done <- err
-			}()
-			got := make([]byte, len(sent))
-			if n, err := io.ReadFull(c, got); err != nil || !bytes.Equal(got, sent) {
-				t.Errorf("%s, IPv6 %v: %d of %d bytes came back: %v", name, v6, n, len(sent), err)
-			}
-			if err := <-done; err != nil {
-				t.Errorf("%s, IPv6 %v: send: %v", name, v6, err)
-			}
+			thereAndBack(t, fmt.Sprintf("%s, IPv6 %v", name, v6), path.from, path.to)
 		}
 	}
 	complained(t, w.other.Host)
+}
+
+// thereAndBack sends an echo server much more than one packet holds, and wants it back.
+func thereAndBack(t *testing.T, what string, from *rig.Host, to netip.AddrPort) {
+	t.Helper()
+	sent := bytes.Repeat([]byte("0123456789abcdef"), 16<<10)
+	c, err := from.Dial("tcp", netip.AddrPort{}, to, rig.Patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := rig.Exchange(c, rig.Patience); err != nil {
+		t.Fatal(err)
+	}
+	c.SetDeadline(time.Now().Add(10 * time.Second)) //nolint:errcheck // Write and Read tell
+	done := make(chan error, 1)
+	go func() {
+		_, err := c.Write(sent)
+		done <- err
+	}()
+	got := make([]byte, len(sent))
+	if n, err := io.ReadFull(c, got); err != nil || !bytes.Equal(got, sent) {
+		t.Errorf("%s: %d of %d bytes came back: %v", what, n, len(sent), err)
+	}
+	if err := <-done; err != nil {
+		t.Errorf("%s: send: %v", what, err)
+	}
 }
 
 // complained looks that a hop with a small MTU did send ICMP errors of both families, or
