@@ -9,6 +9,16 @@ const Group = "metallb.io"
 // Namespace is where these objects are looked for, unless a flag names another.
 const Namespace = "metallb-system"
 
+// Config is all that people wrote, at one moment, each kind in the order of names.
+type Config struct {
+	Pools             []*IPAddressPool
+	L2Advertisements  []*L2Advertisement
+	BGPAdvertisements []*BGPAdvertisement
+	BGPPeers          []*BGPPeer
+	BFDProfiles       []*BFDProfile
+	Communities       []*Community
+}
+
 // IPAddressPool is a set of addresses for load balancers (v1beta1).
 type IPAddressPool struct {
 	metav1.TypeMeta   `json:",inline"`
