@@ -25,24 +25,44 @@ import (
 	"portico.dev/portico/internal/core/ipam"
 )
 
-// Run watches Services, EndpointSlices, the Node of that name and ServiceCIDRs, and
-// hands them to the consumers until ctx ends. Nothing is handed over before all were
-// listed once. While the API is away the consumers keep what they have.
-func Run(ctx context.Context, client kubernetes.Interface, nodeName string, log *slog.Logger, ranges Ranges, consumers ...Consumer) error {
-	s := newState(nodeName)
-	var group sync.WaitGroup
-	for _, r := range s.reflectors(client, nodeName, log) {
-		group.Go(func() { r.RunWithContext(ctx) })
+// Watches follow Services, EndpointSlices, one Node and ServiceCIDRs.
+type Watches struct {
+	state *state
+	group sync.WaitGroup
+}
+
+// Watch begins to follow what the node of that name needs, until ctx ends. It is begun
+// early: the first lists take their time.
+func Watch(ctx context.Context, client kubernetes.Interface, nodeName string, log *slog.Logger) *Watches {
+	w := &Watches{state: newState(nodeName)}
+	for _, r := range w.state.reflectors(client, nodeName, log) {
+		w.group.Go(func() { r.RunWithContext(ctx) })
 	}
-	defer group.Wait()
+	return w
+}
+
+// Wait returns when nothing is followed any more.
+func (w *Watches) Wait() { w.group.Wait() }
+
+// Feed hands all to the consumers until ctx ends. Nothing is handed over before all were
+// listed once. While the API is away the consumers keep what they have.
+func (w *Watches) Feed(ctx context.Context, ranges Ranges, consumers ...Consumer) {
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
-		case <-s.news:
-			s.handOver(ranges, consumers)
+			return
+		case <-w.state.news:
+			w.state.handOver(ranges, consumers)
 		}
 	}
+}
+
+// Run watches and feeds until ctx ends.
+func Run(ctx context.Context, client kubernetes.Interface, nodeName string, log *slog.Logger, ranges Ranges, consumers ...Consumer) error {
+	w := Watch(ctx, client, nodeName, log)
+	w.Feed(ctx, ranges, consumers...)
+	w.Wait()
+	return nil
 }
 
 // reflectors watch one resource each and put its compact values into s. The API

@@ -66,6 +66,7 @@ type nodeRun struct {
 	onNetwork func(ctx context.Context, own []netip.Addr) error
 
 	kube      kubernetes.Interface
+	watches   *agent.Watches
 	addresses routes.Addresses
 	network   *routes.Network
 	hush      hush
@@ -100,6 +101,8 @@ func (n *nodeRun) run(ctx context.Context) (err error) {
 	if n.addresses, err = routes.PrimaryAddresses(n.o.nodeIPs); err != nil {
 		return err
 	}
+	n.watches = agent.Watch(n.ctx, n.kube, n.o.nodeName, n.log)
+	n.group.Go(n.watches.Wait)
 	reg, err := n.register()
 	if err != nil {
 		return err
@@ -223,8 +226,8 @@ func (n *nodeRun) startServices() (err error) {
 	consumers = append(consumers, n.names)
 	n.start("DNS settings", func(ctx context.Context) error { return n.o.followDNSSettings(ctx, n.kube, n.names, n.log) })
 	n.start("watches", func(ctx context.Context) error {
-		services := agent.Ranges{Default: n.o.services, To: n.setServiceRanges}
-		return agent.Run(ctx, n.kube, n.o.nodeName, n.log, services, consumers...)
+		n.watches.Feed(ctx, agent.Ranges{Default: n.o.services, To: n.setServiceRanges}, consumers...)
+		return nil
 	})
 	return nil
 }

@@ -2,12 +2,14 @@ package dataplane
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 
+	"portico.dev/portico/internal/dataplane/nftables"
 	"portico.dev/portico/test/rig"
 )
 
@@ -137,6 +139,34 @@ func TestRestart(t *testing.T) {
 		if strings.Contains(list, rubbish) {
 			t.Errorf("%q survived the restart", rubbish)
 		}
+	}
+}
+
+// DP-18, DP-19: the kernel is read before the Services are known; what somebody changes
+// between is seen by the first comparison.
+func TestChangedSinceRead(t *testing.T) {
+	w := newWorld(t)
+	web := service{name: "web", ip: pair("10.96.0.20", "fd00:10:96::20"), port: 80}
+	w.replace(web.with(onNode(guestA, 8080)).view())
+	state := w.plane.State()
+	w.stop()
+	err := w.node.Do(func() error {
+		again, err := nftables.New(w.config)
+		if err != nil {
+			return err
+		}
+		defer again.Close()
+		w.nft("add element ip portico services { 10.96.0.99 . tcp . 80 : 1:2 }")
+		if err := again.Sync(t.Context(), state); err != nil {
+			return err
+		}
+		if differences, err := again.Verify(t.Context(), state); err != nil || len(differences) > 0 {
+			return fmt.Errorf("after the first sync: %q, %w", differences, err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -64,6 +64,7 @@ type Backend struct {
 	doubt    map[routing.Key]bool // UDP frontends that may have stale flows
 	doubtAll bool
 	kernel   *kernel // nil: unknown, a Sync must read it
+	ahead    *ahead  // for the first Sync
 	nodes    []netip.Addr
 	services []netip.Prefix // ranges of cluster IPs
 }
@@ -73,8 +74,8 @@ var _ dataplane.Backend = (*Backend)(nil)
 // errUnknown asks for a Sync.
 var errUnknown = errors.New("what the kernel holds is unknown until the next full sync")
 
-// New opens the sockets, in the network namespace of the calling thread, and
-// changes nothing.
+// New opens the sockets, in the network namespace of the calling thread, and reads what is
+// there. It changes nothing.
 func New(cfg Config) (*Backend, error) {
 	cfg = cfg.withDefaults()
 	b := &Backend{doubt: map[routing.Key]bool{}, cfg: cfg, log: cfg.Logger, families: newFamilies(limits{})}
@@ -91,8 +92,24 @@ func (b *Backend) open() (err error) {
 	if b.flows, err = newFlowIndex(b.log, b.cfg.UDPFlows); err != nil {
 		return err
 	}
-	b.watch, err = startWatcher(b.conn.port)
+	if b.watch, err = startWatcher(b.conn.port); err != nil {
+		return err
+	}
+	// The first Services are still on their way; at a restart reading is most of the work.
+	b.ahead, err = b.conn.readAhead()
 	return err
+}
+
+// read gives what the kernel has: what was read ahead, where nobody has changed a rule
+// since.
+func (b *Backend) read(families [2]*family) (*reading, error) {
+	if before := b.ahead; before != nil {
+		b.ahead = nil
+		if now, err := b.conn.generation(); err == nil && now == before.generation {
+			return before.reading, nil
+		}
+	}
+	return b.conn.read(families)
 }
 
 // Close lets go of the sockets; the rules stay.
@@ -177,7 +194,7 @@ func (b *Backend) chains(i int, f *family) []chainSpec {
 // chains.
 func (b *Backend) difference(state dataplane.State, lengths [2][]int, spare bool) (*difference, error) {
 	families := newFamilies(limits{lengths: lengthsOf(state.Frontends, lengths), clients: b.cfg.AffinityClients})
-	r, err := b.conn.read(families)
+	r, err := b.read(families)
 	if err != nil {
 		return nil, err
 	}

@@ -18,6 +18,9 @@ import (
 const (
 	sendBuffer    = 256 << 20
 	receiveBuffer = 8 << 20
+	// readBuffer takes any datagram of the kernel: a dump's has at most 32 KiB
+	// (netlink_dump in net/netlink/af_netlink.c), an error less.
+	readBuffer = 64 << 10
 )
 
 // conn is a netlink socket to nf_tables. It stays in the network namespace of
@@ -37,7 +40,7 @@ func openConn() (*conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open netlink socket: %w", err)
 	}
-	c := &conn{fd: fd, buf: make([]byte, 1<<20)}
+	c := &conn{fd: fd, buf: make([]byte, readBuffer)}
 	if err := c.setUp(); err != nil {
 		c.close()
 		return nil, fmt.Errorf("set up netlink socket: %w", err)

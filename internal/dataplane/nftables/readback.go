@@ -42,6 +42,52 @@ func (c *conn) read(families [2]*family) (*reading, error) {
 	return &r, nil
 }
 
+// lengths finds the lengths of prefixes that the kernel has sets for.
+func (c *conn) lengths() (lengths [2][]int, err error) {
+	err = undisturbed(func() error {
+		for i, f := range newFamilies(limits{}) {
+			lengths[i] = nil
+			sets, err := c.readSets(f)
+			if errors.Is(err, unix.ENOENT) {
+				continue // there is no table
+			}
+			if err != nil {
+				return err
+			}
+			for bits := range f.addrLen*8 + 1 {
+				if sets[admittedName(bits)] != nil {
+					lengths[i] = append(lengths[i], bits)
+				}
+			}
+		}
+		return nil
+	})
+	return lengths, err
+}
+
+// ahead is what was read before anybody asked for it.
+type ahead struct {
+	*reading
+	generation uint32 // of the rules, when reading began
+}
+
+// readAhead reads all that a Sync may want to compare.
+func (c *conn) readAhead() (*ahead, error) {
+	generation, err := c.generation()
+	if err != nil {
+		return nil, err
+	}
+	lengths, err := c.lengths()
+	if err != nil {
+		return nil, err
+	}
+	r, err := c.read(newFamilies(limits{lengths: lengths}))
+	if err != nil {
+		return nil, err
+	}
+	return &ahead{r, generation}, nil
+}
+
 // undisturbed starts reading anew until no change interrupts it.
 func undisturbed(read func() error) error {
 	for try := 1; ; try++ {

@@ -1,13 +1,10 @@
 package nftables
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"portico.dev/portico/internal/core/catalog"
 	"portico.dev/portico/internal/core/routing"
@@ -56,7 +53,7 @@ type Slot struct {
 func (r *Reader) Contents() (*Contents, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	lengths, err := r.lengths()
+	lengths, err := r.conn.lengths()
 	if err != nil {
 		return nil, err
 	}
@@ -85,29 +82,6 @@ func (r *Reader) Contents() (*Contents, error) {
 	}
 	slices.SortFunc(out.Frontends, func(a, b Frontend) int { return compareKeys(a.Key, b.Key) })
 	return out, nil
-}
-
-// lengths finds the lengths of prefixes that the kernel has sets for.
-func (r *Reader) lengths() (lengths [2][]int, err error) {
-	err = undisturbed(func() error {
-		for i, f := range newFamilies(limits{}) {
-			lengths[i] = nil
-			sets, err := r.conn.readSets(f)
-			if errors.Is(err, unix.ENOENT) {
-				continue // there is no table
-			}
-			if err != nil {
-				return err
-			}
-			for bits := range f.addrLen*8 + 1 {
-				if sets[admittedName(bits)] != nil {
-					lengths[i] = append(lengths[i], bits)
-				}
-			}
-		}
-		return nil
-	})
-	return lengths, err
 }
 
 func compareKeys(a, b routing.Key) int {

@@ -14,7 +14,7 @@ import (
 func (r *Reader) Verify(cfg Config, state dataplane.State) ([]string, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	lengths, err := r.lengths()
+	lengths, err := r.conn.lengths()
 	if err != nil {
 		return nil, err
 	}
