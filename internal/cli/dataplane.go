@@ -193,9 +193,9 @@ func newDataplaneCleanup() *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{
 		Use:   "cleanup",
-		Short: "Remove the data plane's tables from this network namespace",
-		Long: `Remove the nftables tables "ip portico" and "ip6 portico", which serve Services, and say
-so. Connections that are open go on until the kernel forgets them; new ones to Services
+		Short: "Remove the data plane's rules from this network namespace",
+		Long: `Remove what serves Services, such as the nftables tables "ip portico" and "ip6 portico",
+and say so. Connections that are open go on until the kernel forgets them; new ones to Services
 fail. Nobody else's table is touched. Where an agent runs it would write them again at
 once, so that this is refused; --force does it all the same, which makes the agent
 write everything anew. ` + "`portico down`" + ` removes links, routes and guests too.`,
@@ -217,9 +217,9 @@ write everything anew. ` + "`portico down`" + ` removes links, routes and guests
 				}
 				defer release()
 			}
-			removed, err := removeDataPlane(cmd.Context(), log)
-			for _, t := range removed {
-				fmt.Fprintln(cmd.OutOrStdout(), "Removed nftables table", t)
+			removed, err := removeTechniques(cmd.Context(), log, "")
+			for _, what := range removed {
+				fmt.Fprintln(cmd.OutOrStdout(), "Removed", what)
 			}
 			if err == nil && len(removed) == 0 {
 				fmt.Fprintln(cmd.OutOrStdout(), "There was nothing to remove.")

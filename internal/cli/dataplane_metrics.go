@@ -15,7 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/spf13/pflag"
 
-	"portico.dev/portico/internal/dataplane/nftables"
+	"portico.dev/portico/internal/dataplane"
 )
 
 // metricsFlags says where the node side serves its metrics. The port is kube-proxy's.
@@ -59,17 +59,18 @@ func (n *nodeRun) startMetrics() error {
 	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	var kernel *nftables.Reader
+	closeCounts := func() error { return nil }
 	if n.plane != nil {
-		if kernel, err = nftables.OpenReader(); err != nil {
-			return errors.Join(err, l.Close())
+		var counts func() (dataplane.Counts, error)
+		if n.technique.counts != nil {
+			if counts, closeCounts, err = n.technique.counts(); err != nil {
+				return errors.Join(err, l.Close())
+			}
 		}
-		registry.MustRegister(n.plane.Collector(kernel.Counts))
+		registry.MustRegister(n.plane.Collector(counts))
 	}
 	n.start("metrics", func(ctx context.Context) error {
-		if kernel != nil {
-			defer kernel.Close() //nolint:errcheck // only sockets are closed
-		}
+		defer closeCounts() //nolint:errcheck // only sockets are closed
 		return serveMetrics(ctx, l, registry, n.log)
 	})
 	return nil

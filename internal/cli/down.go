@@ -14,7 +14,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"portico.dev/portico/internal/dataplane/nftables"
 	"portico.dev/portico/internal/routes"
 	"portico.dev/portico/internal/vm"
 )
@@ -217,9 +216,9 @@ func (d *downRun) shutDown(ctx context.Context, dir string) error {
 // cleanNetwork removes what the data plane, the node's network and the guests' links
 // put into this network namespace.
 func (d *downRun) cleanNetwork(ctx context.Context) error {
-	tables, planeErr := removeDataPlane(ctx, d.log)
-	for _, t := range tables {
-		d.say("Removed", "nftables table "+t)
+	removed, planeErr := removeTechniques(ctx, d.log, "")
+	for _, what := range removed {
+		d.say("Removed", what)
 	}
 	report, err := routes.Teardown(filepath.Join(d.dataDir, "node"))
 	for _, r := range report.Removed {
@@ -234,38 +233,19 @@ func (d *downRun) cleanNetwork(ctx context.Context) error {
 	return errors.Join(planeErr, err)
 }
 
-// removeDataPlane removes the data plane's tables and says which there were.
-func removeDataPlane(ctx context.Context, log *slog.Logger) (removed []string, err error) {
-	before, err := ourTables()
-	if err != nil {
-		return nil, err
-	}
-	plane, err := nftables.New(nftables.Config{Logger: log})
-	if err != nil {
-		return nil, err
-	}
-	defer plane.Close() //nolint:errcheck // only sockets are closed
-	failed := plane.Cleanup(ctx)
-	after, err := ourTables()
-	if err != nil {
-		return nil, errors.Join(failed, err)
-	}
-	return slices.DeleteFunc(before, func(t string) bool { return slices.Contains(after, t) }), failed
-}
-
 // left lists what of Portico is on this host now.
 func (d *downRun) left() ([]string, error) {
 	left, err := routes.Remains()
 	if err != nil {
 		return nil, err
 	}
-	tables, err := ourTables()
+	rules, err := techniquesRemain()
 	if err != nil {
 		return nil, err
 	}
-	for _, t := range tables {
-		if words := "nftables table " + t; !slices.Contains(left, words) {
-			left = append(left, words)
+	for _, what := range rules {
+		if !slices.Contains(left, what) {
+			left = append(left, what)
 		}
 	}
 	pids, err := vm.Leftover(guestsDir(d.dataDir))

@@ -17,7 +17,6 @@ import (
 	"portico.dev/portico/internal/apiserver/certs"
 	"portico.dev/portico/internal/dataplane"
 	"portico.dev/portico/internal/dataplane/healthcheck"
-	"portico.dev/portico/internal/dataplane/nftables"
 	"portico.dev/portico/internal/dns"
 	"portico.dev/portico/internal/node"
 	"portico.dev/portico/internal/node/register"
@@ -41,6 +40,9 @@ func checkHost(o *options, log *slog.Logger) error {
 		log.Warn(w)
 	}
 	if _, err := routes.PrimaryAddresses(o.nodeIPs); err != nil {
+		return err
+	}
+	if _, err := o.technique(); err != nil {
 		return err
 	}
 	if o.vm == "off" {
@@ -70,7 +72,8 @@ type nodeRun struct {
 	addresses routes.Addresses
 	network   *routes.Network
 	hush      hush
-	plane     *dataplane.Plane    // nil with --dataplane none
+	technique *technique          // nil with --dataplane none
+	plane     *dataplane.Plane    // nil likewise
 	checks    *healthcheck.Server // nil likewise
 	names     *dns.Server
 	node      *node.Node
@@ -103,6 +106,9 @@ func (n *nodeRun) run(ctx context.Context) (err error) {
 	}
 	n.watches = agent.Watch(n.ctx, n.kube, n.o.nodeName, n.log)
 	n.group.Go(n.watches.Wait)
+	if n.technique, err = n.o.technique(); err != nil {
+		return err
+	}
 	reg, err := n.register()
 	if err != nil {
 		return err
@@ -139,10 +145,10 @@ func (n *nodeRun) run(ctx context.Context) (err error) {
 }
 
 func (n *nodeRun) dataplaneName() string {
-	if n.plane == nil {
-		return "none"
+	if n.technique == nil {
+		return dataplaneNone
 	}
-	return "nftables"
+	return n.technique.name
 }
 
 func (n *nodeRun) register() (*register.Registration, error) {
@@ -189,17 +195,11 @@ func (n *nodeRun) own() []netip.Addr {
 
 // startServices starts what turns Services into packets and names.
 func (n *nodeRun) startServices() (err error) {
-	ranges := append(append([]netip.Prefix{}, n.o.cluster...), n.o.guests...)
 	var consumers []agent.Consumer
-	if n.o.dataplane != "none" {
-		backend, err := nftables.New(nftables.Config{
-			WorkloadRanges: ranges, HairpinSources: n.own(), Logger: n.log, Unheard: n.hush.unheard,
-		})
+	if n.technique != nil {
+		backend, err := n.technique.open(n)
 		if err != nil {
-			return fmt.Errorf("open the nftables data plane: %w", err)
-		}
-		if err := n.hush.ignore(backend.Port()); err != nil {
-			return errors.Join(err, backend.Close())
+			return err
 		}
 		n.plane = dataplane.New(backend, dataplane.Options{Logger: n.log, NodeAddresses: n.addresses.All(), ServiceRanges: n.o.services})
 		consumers = append(consumers, n.plane)
@@ -207,6 +207,7 @@ func (n *nodeRun) startServices() (err error) {
 			defer backend.Close() //nolint:errcheck // rules stay; only sockets are closed
 			return n.plane.Run(ctx)
 		})
+		n.start("earlier data planes", n.removeOthers)
 		n.checks = healthcheck.New(healthcheck.Options{Addresses: n.addresses.All(), Healthy: n.plane.Healthy, Logger: n.log})
 		consumers = append(consumers, n.checks)
 		n.start("health check node ports", n.checks.Run)
@@ -230,6 +231,11 @@ func (n *nodeRun) startServices() (err error) {
 		return nil
 	})
 	return nil
+}
+
+// workloads are the ranges of pods and guests.
+func (n *nodeRun) workloads() []netip.Prefix {
+	return append(append([]netip.Prefix{}, n.o.cluster...), n.o.guests...)
 }
 
 // setServiceRanges has all that knows the ranges of cluster IPs follow. What the host

@@ -56,7 +56,7 @@ func (o *options) nodeFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.clusterCIDR, "cluster-cidr", "10.244.0.0/16,fd00:10:244::/56", "`ranges` from which each node gets a part for its pods")
 	f.StringVar(&o.guestCIDR, "guest-cidr", "10.245.0.0/16,fd00:10:245::/64", "`ranges` of virtual machines")
 	f.StringVar(&o.clusterDomain, "cluster-domain", "cluster.local", "DNS `domain` of Services")
-	f.StringVar(&o.dataplane, "dataplane", "auto", "how packets are handled: auto, nftables or none")
+	f.StringVar(&o.dataplane, "dataplane", "", "how packets are handled: "+strings.Join(dataplaneChoices(), ", ")+" (default: $"+modeVariable+", or auto)")
 	f.StringVar(&o.vm, "vm", "auto", "how guests run: auto, kvm, tcg (software emulation) or off")
 	f.StringVar(&o.nodeName, "node-name", "", "`name` of this node (default: the host's name)")
 	f.StringVar(&o.nodeIP, "node-ip", "", "`addresses` of this node, one per family (default: those of the default route)")
@@ -205,13 +205,11 @@ func (o *options) complete() (err error) {
 	if errs := validation.IsDNS1123Subdomain(o.clusterDomain); len(errs) > 0 {
 		return fmt.Errorf("--cluster-domain %q is not a DNS name: %s", o.clusterDomain, brief(errs[0]))
 	}
-	for _, choice := range []struct {
-		flag, value string
-		of          []string
-	}{{"--dataplane", o.dataplane, []string{"auto", "nftables", "none"}}, {"--vm", o.vm, []string{"auto", "kvm", "tcg", "off"}}} {
-		if !slices.Contains(choice.of, choice.value) {
-			return fmt.Errorf("%s %q is unknown; choose one of %s", choice.flag, choice.value, strings.Join(choice.of, ", "))
-		}
+	if err := o.completeDataplane(); err != nil {
+		return err
+	}
+	if modes := []string{"auto", "kvm", "tcg", "off"}; !slices.Contains(modes, o.vm) {
+		return fmt.Errorf("--vm %q is unknown; choose one of %s", o.vm, strings.Join(modes, ", "))
 	}
 	if o.nodeName == "" {
 		host, err := os.Hostname()

@@ -175,6 +175,7 @@ func TestAffinity(t *testing.T) {
 // DP-10: affinity is switched off and on again live, and nothing of before
 // counts after.
 func TestAffinitySwitched(t *testing.T) {
+	nftablesOnly(t)
 	w := newWorld(t)
 	s, all := w.sticky(3 * time.Hour)
 	s = s.with(all...)
@@ -217,6 +218,7 @@ func TestAffinitySwitched(t *testing.T) {
 // DP-10: the time counts from the last new connection, and then the client's entry
 // ends. A new time counts from the next connection on.
 func TestAffinityTime(t *testing.T) {
+	nftablesOnly(t)
 	w := newWorld(t)
 	s, all := w.sticky(2 * time.Second)
 	s = s.with(all...)
@@ -254,6 +256,7 @@ func TestAffinityTime(t *testing.T) {
 
 // DP-10: when the memory for clients is full the others are served without it.
 func TestAffinityFull(t *testing.T) {
+	nftablesOnly(t)
 	w := newWorld(t)
 	w.stop()
 	w.config.AffinityClients = 3

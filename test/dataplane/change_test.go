@@ -91,6 +91,7 @@ func clients(w *world, to ...netip.AddrPort) (stop func() (asked int, failures [
 // and with rubbish in its table: no connection fails, established ones go on, and
 // what is stale or foreign in our table is gone.
 func TestRestart(t *testing.T) {
+	nftablesOnly(t)
 	w := newWorld(t)
 	x, y := onNode(guestA, 8080), onNode(guestB, 8080)
 	w.serve(w.a, x)
@@ -145,6 +146,7 @@ func TestRestart(t *testing.T) {
 // DP-18, DP-19: the kernel is read before the Services are known; what somebody changes
 // between is seen by the first comparison.
 func TestChangedSinceRead(t *testing.T) {
+	nftablesOnly(t)
 	w := newWorld(t)
 	web := service{name: "web", ip: pair("10.96.0.20", "fd00:10:96::20"), port: 80}
 	w.replace(web.with(onNode(guestA, 8080)).view())

@@ -150,6 +150,7 @@ func entriesBy(t *testing.T, c *conntrack.Conn, to, by netip.AddrPort) (ids []ui
 // many entries there are; flows of others keep their entries; each flow whose
 // backend goes moves with its next datagram, none is forgotten.
 func TestFlowCost(t *testing.T) {
+	nftablesOnly(t)
 	w := newWorld(t)
 	x, y := onNode(guestA, 8080), onNode(guestB, 8080)
 	w.serve(w.a, x)
@@ -251,6 +252,7 @@ func TestFlowsOverRestart(t *testing.T) {
 // DP-16: a flood of flows overruns what the program can take. The flood ends the
 // records, one list finds what must end, and the next change needs none.
 func TestFlowFlood(t *testing.T) {
+	nftablesOnly(t)
 	w := newWorld(t)
 	x, y := onNode(guestA, 8080), onNode(guestB, 8080)
 	w.serve(w.a, x)

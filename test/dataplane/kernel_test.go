@@ -18,6 +18,7 @@ import (
 // prints can be loaded again. Foreign tables are untouched by changes and by
 // cleanup, which removes exactly what is ours.
 func TestListAndCleanup(t *testing.T) {
+	nftablesOnly(t)
 	w := newWorld(t)
 	w.nft("add table inet foreign")
 	w.nft("add chain inet foreign c { type filter hook forward priority 10; }")
@@ -117,6 +118,7 @@ func equalLines(a, b string) bool {
 // DP-19: rules that somebody deletes are back at once, noticed by the kernel's
 // own events. 100 ms is the promise; the check allows for a busy machine.
 func TestRepair(t *testing.T) {
+	nftablesOnly(t)
 	w := newWorld(t)
 	e := onNode(guestA, 8080)
 	w.serve(w.a, e)
@@ -151,6 +153,7 @@ func TestRepair(t *testing.T) {
 // DP-19: after a flush of the whole ruleset packets are served again within 100 ms
 // (logged; the check allows for a busy machine), with one Service and with 1,000.
 func TestFlush(t *testing.T) {
+	nftablesOnly(t)
 	w := newWorld(t)
 	e := onNode(guestA, 8080)
 	w.serve(w.a, e)
@@ -186,6 +189,7 @@ func TestFlush(t *testing.T) {
 // DP-20: what adding and deleting a Service, and changing one endpoint, costs
 // doesn't grow with the number of Services.
 func TestCost(t *testing.T) {
+	nftablesOnly(t)
 	w := newWorld(t)
 	make := func(i int) service {
 		s := service{name: fmt.Sprint("s", i), ip: pair(fmt.Sprintf("10.97.%d.%d", i/250, i%250+1), fmt.Sprintf("fd00:10:96::%x", 0x1000+i)), port: 80, tcpOnly: true}

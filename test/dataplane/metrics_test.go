@@ -45,6 +45,7 @@ func (w *world) counted(r *nftables.Reader, v6 bool) string {
 
 // OPS-01: each refused packet is counted under its reason, and no other packet is.
 func TestRefusedPackets(t *testing.T) {
+	nftablesOnly(t)
 	w := newWorld(t)
 	r := w.reader()
 	here, there := onNode(guestA, 8080), onOther(guestC, 8080)

@@ -236,6 +236,7 @@ func (c *crowd) stop() (opened int, failures []error) {
 // changes. No connection fails, established ones go on, and what changed while it was
 // away is in the kernel soon after it starts, among 1,000 Services.
 func TestKilled(t *testing.T) {
+	nftablesOnly(t)
 	const services, changes = 1000, 10 // of each life, and as many between two
 	restarts, connections := 10, 12_000
 	if os.Getenv("PORTICO_LONG") != "" {

@@ -69,6 +69,7 @@ func shown(f *nftables.Frontend) string {
 
 // OPS-02: what the kernel holds can be read back whole, without knowing the plan.
 func TestShow(t *testing.T) {
+	nftablesOnly(t)
 	w := newWorld(t)
 	r := w.reader()
 	if c, err := r.Contents(); err != nil || len(c.Tables) != 0 || len(c.Frontends) != 0 {
@@ -146,6 +147,7 @@ func (w *world) looksDamaged(r *nftables.Reader) {
 
 // OPS-02: open connections are counted by the address that clients use.
 func TestShowConnections(t *testing.T) {
+	nftablesOnly(t)
 	w := newWorld(t)
 	e := onNode(guestA, 8080)
 	w.serve(w.a, e)
@@ -179,6 +181,7 @@ func TestShowConnections(t *testing.T) {
 // OPS-02: each kind of difference between the plan and the kernel is told, by a second
 // program that has never written there.
 func TestVerifyTells(t *testing.T) {
+	nftablesOnly(t)
 	w := newWorld(t)
 	r := w.reader()
 	e := onNode(guestA, 8080)

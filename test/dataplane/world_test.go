@@ -1,9 +1,12 @@
 package dataplane
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
 	"testing"
 	"time"
 
@@ -71,6 +74,28 @@ type world struct {
 	stop     func() // the program, without cleaning up
 }
 
+// technique is the back end that the suite runs on.
+var technique = cmp.Or(os.Getenv("PORTICO_TEST_DATAPLANE"), nftablesTechnique)
+
+const nftablesTechnique = "nftables"
+
+// open opens the back end, in the network namespace of the calling thread.
+func (w *world) open() (dataplane.Backend, error) {
+	if technique == nftablesTechnique {
+		return nftables.New(w.config)
+	}
+	return nil, fmt.Errorf("PORTICO_TEST_DATAPLANE names the unknown technique %q", technique)
+}
+
+// nftablesOnly ends a test that looks at nftables' own rules where the suite runs on
+// another technique.
+func nftablesOnly(t *testing.T) {
+	t.Helper()
+	if technique != nftablesTechnique {
+		t.Skip("looks at rules of nftables")
+	}
+}
+
 // newScene makes a world whose node runs nothing.
 func newScene(t *testing.T) *world {
 	t.Helper()
@@ -92,7 +117,7 @@ func newWorld(t *testing.T) *world {
 func (w *world) start() {
 	w.t.Helper()
 	err := w.node.Do(func() (err error) {
-		w.backend, err = nftables.New(w.config)
+		w.backend, err = w.open()
 		return err
 	})
 	if err != nil {

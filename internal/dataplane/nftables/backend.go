@@ -85,6 +85,22 @@ func New(cfg Config) (*Backend, error) {
 	return b, nil
 }
 
+// Missing says what this kernel lacks for nftables, or this process to use it; nil: nothing.
+func Missing() error {
+	c, err := openConn()
+	if err != nil {
+		return err
+	}
+	defer c.close() //nolint:errcheck // nothing was written
+	switch _, err = c.generation(); {
+	case errors.Is(err, unix.EPERM):
+		return fmt.Errorf("this process may not change rules, which needs CAP_NET_ADMIN: %w", err)
+	case err != nil:
+		return fmt.Errorf("the kernel has no nf_tables (CONFIG_NF_TABLES): %w", err)
+	}
+	return nil
+}
+
 func (b *Backend) open() (err error) {
 	if b.conn, err = openConn(); err != nil {
 		return err

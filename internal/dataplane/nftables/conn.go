@@ -223,12 +223,19 @@ func (c *conn) generation() (uint32, error) {
 		if err != nil {
 			return 0, fmt.Errorf("%s: receive: %w", m.what, err)
 		}
-		found, id := false, uint32(0)
+		found, id, refused := false, uint32(0), error(nil)
 		err = eachMessage(c.buf[:n], func(h unix.NlMsghdr, body []byte) {
-			if h.Seq == seq && h.Type == unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWGEN && len(body) >= 4 {
+			switch {
+			case h.Seq != seq:
+			case h.Type == unix.NLMSG_ERROR:
+				refused = messageError(h, body)
+			case h.Type == unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWGEN && len(body) >= 4:
 				found, id = true, bigU32(find(body[4:], unix.NFTA_GEN_ID))
 			}
 		})
+		if refused != nil {
+			return 0, fmt.Errorf("%s: %w", m.what, refused)
+		}
 		if err != nil || found {
 			return id, err
 		}

@@ -1,0 +1,192 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+
+	"portico.dev/portico/internal/dataplane"
+	"portico.dev/portico/internal/dataplane/nftables"
+)
+
+// The values of --dataplane that are no technique.
+const (
+	dataplaneAuto = "auto" // the first of the techniques that this host can do
+	dataplaneNone = "none" // packets are somebody else's business
+)
+
+// modeVariable chooses the technique where neither a flag nor the configuration does, as
+// in the files that kube-proxy's manuals set it in.
+const modeVariable = "KUBE_PROXY_MODE"
+
+// technique is one way to have packets handled.
+type technique struct {
+	name string
+	// missing says what this host lacks for it; nil: nothing.
+	missing func() error
+	open    func(n *nodeRun) (dataplane.Backend, error)
+	// remains names what it has of its own in this network namespace, from this run or
+	// an earlier one.
+	remains func() ([]string, error)
+	// remove takes that away, and nothing else.
+	remove func(ctx context.Context, log *slog.Logger) error
+	// counts gives what the kernel counts, until close is called; nil: it counts nothing.
+	counts func() (counts func() (dataplane.Counts, error), close func() error, err error)
+}
+
+// techniques are all there are, the best first.
+func techniques() []technique {
+	return []technique{
+		{"nftables", nftables.Missing, openNftables, nftablesTables, removeNftables, countNftables},
+	}
+}
+
+func techniqueNames() []string {
+	var names []string
+	for _, t := range techniques() {
+		names = append(names, t.name)
+	}
+	return names
+}
+
+// dataplaneChoices are the values of --dataplane.
+func dataplaneChoices() []string {
+	return append(append([]string{dataplaneAuto}, techniqueNames()...), dataplaneNone)
+}
+
+// completeDataplane fills in the choice that was made by a variable of the environment.
+func (o *options) completeDataplane() error {
+	flag := "--dataplane"
+	if o.dataplane == "" {
+		if o.dataplane = strings.ToLower(os.Getenv(modeVariable)); o.dataplane != "" {
+			flag = modeVariable
+		}
+	}
+	o.dataplane = cmp.Or(o.dataplane, dataplaneAuto)
+	if choices := dataplaneChoices(); !slices.Contains(choices, o.dataplane) {
+		return fmt.Errorf("%s %q is unknown; choose one of %s", flag, o.dataplane, strings.Join(choices, ", "))
+	}
+	return nil
+}
+
+// technique gives the one that was chosen, nil for none. What this host can't do is an
+// error that says what it lacks and what it can.
+func (o *options) technique() (*technique, error) {
+	if o.dataplane == dataplaneNone {
+		return nil, nil
+	}
+	return pick(techniques(), o.dataplane)
+}
+
+func pick(from []technique, choice string) (*technique, error) {
+	var able []string
+	var lacks []error
+	for i := range from {
+		t := &from[i]
+		err := t.missing()
+		if err == nil && (choice == dataplaneAuto || choice == t.name) {
+			return t, nil
+		}
+		if err == nil {
+			able = append(able, t.name)
+		} else if choice == dataplaneAuto || choice == t.name {
+			lacks = append(lacks, fmt.Errorf("%s: %w", t.name, err))
+		}
+	}
+	remedy := "; --dataplane none leaves packets to another program"
+	if len(able) > 0 {
+		remedy = "; this host can do --dataplane " + strings.Join(able, " or ")
+	}
+	return nil, fmt.Errorf("--dataplane %s can't work on this host: %w%s", choice, errors.Join(lacks...), remedy)
+}
+
+// removeOthers takes away what other techniques have left on this node, once the new one
+// serves.
+func (n *nodeRun) removeOthers(ctx context.Context) error {
+	if n.plane.Wait(ctx) != nil {
+		return nil // the end came first
+	}
+	removed, err := removeTechniques(ctx, n.log, n.technique.name)
+	for _, r := range removed {
+		n.log.Info("Removed what an earlier data plane left; connections that it translated go on until conntrack forgets them", "what", r)
+	}
+	if err != nil {
+		n.log.Warn("What an earlier data plane left is still there", "error", err)
+	}
+	return nil
+}
+
+// removeTechniques takes away what the techniques have in this network namespace, but for
+// one, and names it.
+func removeTechniques(ctx context.Context, log *slog.Logger, but string) (removed []string, failed error) {
+	for _, t := range techniques() {
+		if t.name == but {
+			continue
+		}
+		before, err := t.remains()
+		if err == nil && len(before) == 0 {
+			continue
+		}
+		err = errors.Join(err, t.remove(ctx, log))
+		after, again := t.remains()
+		if err = errors.Join(err, again); err != nil {
+			failed = errors.Join(failed, fmt.Errorf("remove what the %s data plane left: %w", t.name, err))
+		}
+		removed = append(removed, slices.DeleteFunc(before, func(s string) bool { return slices.Contains(after, s) })...)
+	}
+	return removed, failed
+}
+
+// techniquesRemain names what all techniques have in this network namespace.
+func techniquesRemain() (all []string, err error) {
+	for _, t := range techniques() {
+		some, err := t.remains()
+		if err != nil {
+			return nil, fmt.Errorf("look for what the %s data plane left: %w", t.name, err)
+		}
+		all = append(all, some...)
+	}
+	return all, nil
+}
+
+func openNftables(n *nodeRun) (dataplane.Backend, error) {
+	backend, err := nftables.New(nftables.Config{
+		WorkloadRanges: n.workloads(), HairpinSources: n.own(), Logger: n.log, Unheard: n.hush.unheard,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open the nftables data plane: %w", err)
+	}
+	if err := n.hush.ignore(backend.Port()); err != nil {
+		return nil, errors.Join(err, backend.Close())
+	}
+	return backend, nil
+}
+
+func nftablesTables() ([]string, error) {
+	tables, err := ourTables()
+	for i := range tables {
+		tables[i] = "nftables table " + tables[i]
+	}
+	return tables, err
+}
+
+func removeNftables(ctx context.Context, log *slog.Logger) error {
+	plane, err := nftables.New(nftables.Config{Logger: log})
+	if err != nil {
+		return err
+	}
+	return errors.Join(plane.Cleanup(ctx), plane.Close())
+}
+
+func countNftables() (func() (dataplane.Counts, error), func() error, error) {
+	r, err := nftables.OpenReader()
+	if err != nil {
+		return nil, nil, err
+	}
+	return r.Counts, r.Close, nil
+}
