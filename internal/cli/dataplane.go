@@ -19,6 +19,7 @@ import (
 	"portico.dev/portico/internal/core/catalog"
 	"portico.dev/portico/internal/dataplane"
 	"portico.dev/portico/internal/dataplane/nftables"
+	"portico.dev/portico/internal/dataplane/userspace"
 	"portico.dev/portico/internal/routes"
 )
 
@@ -64,7 +65,13 @@ func (d *dataplaneRun) open(command string) (err error) {
 	if d.last, err = readRunRecord(d.dataDir); err != nil {
 		return err
 	}
-	return checkNamespace(d.last, command)
+	if err := checkNamespace(d.last, command); err != nil {
+		return err
+	}
+	if d.last != nil && d.last.DataPlane == userspaceName {
+		return fmt.Errorf("%s reads nftables' maps, and this node runs the %s data plane; `nft list table ip %s` shows its redirections, the metrics portico_dataplane_* whether all is carried out", command, userspaceName, userspace.Table)
+	}
+	return nil
 }
 
 // api gives the client of the API that the agent here listens to.

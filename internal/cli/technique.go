@@ -12,6 +12,7 @@ import (
 
 	"portico.dev/portico/internal/dataplane"
 	"portico.dev/portico/internal/dataplane/nftables"
+	"portico.dev/portico/internal/dataplane/userspace"
 )
 
 // The values of --dataplane that are no technique.
@@ -19,6 +20,8 @@ const (
 	dataplaneAuto = "auto" // the first of the techniques that this host can do
 	dataplaneNone = "none" // packets are somebody else's business
 )
+
+const userspaceName = "userspace"
 
 // modeVariable chooses the technique where neither a flag nor the configuration does, as
 // in the files that kube-proxy's manuals set it in.
@@ -42,7 +45,8 @@ type technique struct {
 // techniques are all there are, the best first.
 func techniques() []technique {
 	return []technique{
-		{"nftables", nftables.Missing, openNftables, nftablesTables, removeNftables, countNftables},
+		{"nftables", nftables.Missing, openNftables, func() ([]string, error) { return tablesOf(nftables.Table) }, removeNftables, countNftables},
+		{userspaceName, nftables.Missing, openUserspace, func() ([]string, error) { return tablesOf(userspace.Table) }, removeUserspace, nil},
 	}
 }
 
@@ -167,12 +171,15 @@ func openNftables(n *nodeRun) (dataplane.Backend, error) {
 	return backend, nil
 }
 
-func nftablesTables() ([]string, error) {
+// tablesOf names the nftables tables of a name, in both families.
+func tablesOf(name string) (out []string, err error) {
 	tables, err := ourTables()
-	for i := range tables {
-		tables[i] = "nftables table " + tables[i]
+	for _, t := range tables {
+		if t == "ip "+name || t == "ip6 "+name {
+			out = append(out, "nftables table "+t)
+		}
 	}
-	return tables, err
+	return out, err
 }
 
 func removeNftables(ctx context.Context, log *slog.Logger) error {
@@ -190,3 +197,9 @@ func countNftables() (func() (dataplane.Counts, error), func() error, error) {
 	}
 	return r.Counts, r.Close, nil
 }
+
+func openUserspace(n *nodeRun) (dataplane.Backend, error) {
+	return userspace.New(userspace.Config{Workloads: n.workloads(), Addresses: n.own(), Logger: n.log})
+}
+
+func removeUserspace(context.Context, *slog.Logger) error { return userspace.Remove() }

@@ -154,6 +154,7 @@ func (h *hostile) number(file string) (n int) {
 // one on the other node, for which each connection takes a port of this node: another
 // Service keeps its service. The victim's backends answer by SYN cookies, and count it.
 func TestSYNFlood(t *testing.T) {
+	packetsOnly(t)
 	h := newHostile(t)
 	remote := onOther(guestC, 8081)
 	h.serve(h.c, remote)

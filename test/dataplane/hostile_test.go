@@ -163,6 +163,7 @@ func oddities(v6 bool) []oddity {
 // DP-15: what is right, if odd, is served by every door in both families; what is wrong
 // gets no answer, and no other Service suffers.
 func TestOddPackets(t *testing.T) {
+	packetsOnly(t)
 	h := newHostile(t)
 	port := uint16(21000)
 	for _, v6 := range []bool{false, true} {
@@ -254,6 +255,7 @@ func junk(from, to netip.AddrPort) map[string][]byte {
 // which most are not the sender's, to every door and past it: the node sends no more
 // than came, no Service suffers, an open connection goes on, and the rules stay.
 func TestJunk(t *testing.T) {
+	packetsOnly(t)
 	h := newHostile(t)
 	open := h.established(h.bystander)
 	const rounds = 10
@@ -346,6 +348,7 @@ func (h *hostile) traffic() int {
 // reach the backend translated and are left alone there: the connection goes on and
 // sends no smaller packets.
 func TestForgedErrors(t *testing.T) {
+	packetsOnly(t)
 	h := newHostile(t)
 	open := h.established(h.victim)
 	for i, v6 := range []bool{false, true} {

@@ -160,6 +160,7 @@ func (w *world) becomes(want string, look func() string) {
 
 // OPS-01: conntrack's use is that of the node's own network namespace.
 func TestConntrackUse(t *testing.T) {
+	packetsOnly(t)
 	w := newWorld(t)
 	e := onNode(guestA, 8080)
 	w.serve(w.a, e)

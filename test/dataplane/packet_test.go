@@ -124,6 +124,7 @@ func TestFragments(t *testing.T) {
 // client, who would answer it with a reset (kubernetes/kubernetes#74839); the
 // connection goes on.
 func TestInvalidPackets(t *testing.T) {
+	packetsOnly(t)
 	w := newWorld(t)
 	e := onNode(guestA, 8080)
 	w.serve(w.a, e)
@@ -183,6 +184,7 @@ func (s service) sctp() catalog.View {
 // it: an INIT reaches the backend, and its answer the client, translated and with
 // right checksums; without endpoints the client gets an error at once.
 func TestSCTP(t *testing.T) {
+	packetsOnly(t)
 	w := newWorld(t)
 	e := onNode(guestA, 8080)
 	web := oneOf(e)

@@ -16,6 +16,7 @@ import (
 	"portico.dev/portico/internal/core/catalog"
 	"portico.dev/portico/internal/dataplane"
 	"portico.dev/portico/internal/dataplane/nftables"
+	"portico.dev/portico/internal/dataplane/userspace"
 	"portico.dev/portico/test/rig"
 	"portico.dev/portico/test/rig/scene"
 )
@@ -77,12 +78,18 @@ type world struct {
 // technique is the back end that the suite runs on.
 var technique = cmp.Or(os.Getenv("PORTICO_TEST_DATAPLANE"), nftablesTechnique)
 
-const nftablesTechnique = "nftables"
+const (
+	nftablesTechnique  = "nftables"
+	userspaceTechnique = "userspace"
+)
 
 // open opens the back end, in the network namespace of the calling thread.
 func (w *world) open() (dataplane.Backend, error) {
-	if technique == nftablesTechnique {
+	switch technique {
+	case nftablesTechnique:
 		return nftables.New(w.config)
+	case userspaceTechnique:
+		return userspace.New(userspace.Config{Workloads: workloadRanges, Addresses: w.node.PorticoAddrs, Logger: w.log(), Enter: w.node.Do})
 	}
 	return nil, fmt.Errorf("PORTICO_TEST_DATAPLANE names the unknown technique %q", technique)
 }
@@ -93,6 +100,18 @@ func nftablesOnly(t *testing.T) {
 	t.Helper()
 	if technique != nftablesTechnique {
 		t.Skip("looks at rules of nftables")
+	}
+}
+
+// keepsClients tells whether backends see who asks, wherever answers come back.
+func keepsClients() bool { return technique != userspaceTechnique }
+
+// packetsOnly ends a test of what the kernel does with single packets, or while no program
+// runs, where a proxy's sockets carry the connections.
+func packetsOnly(t *testing.T) {
+	t.Helper()
+	if technique == userspaceTechnique {
+		t.Skip("connections end at the proxy")
 	}
 }
 
@@ -123,7 +142,7 @@ func (w *world) start() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	log := slog.New(slog.NewTextHandler(testWriter{w.t}, &slog.HandlerOptions{Level: slog.LevelInfo}))
+	log := w.log()
 	w.plane = dataplane.New(w.backend, dataplane.Options{NodeAddresses: []netip.Addr{nodeAddr.v4, nodeAddr.v6}, ServiceRanges: serviceRanges, Logger: log})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -146,6 +165,10 @@ func (w *world) start() {
 			w.t.Errorf("close: %v", err)
 		}
 	}
+}
+
+func (w *world) log() *slog.Logger {
+	return slog.New(slog.NewTextHandler(testWriter{w.t}, &slog.HandlerOptions{Level: slog.LevelInfo}))
 }
 
 type testWriter struct{ t *testing.T }

@@ -74,7 +74,7 @@ func elementMessages(msgs []message, f *family, set string, kind uint16, list []
 	}
 	for len(list) > 0 {
 		var body attrs
-		body.string(unix.NFTA_SET_ELEM_LIST_TABLE, tableName)
+		body.string(unix.NFTA_SET_ELEM_LIST_TABLE, Table)
 		body.string(unix.NFTA_SET_ELEM_LIST_SET, set)
 		n := 0
 		body.nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS, func(a *attrs) {

@@ -6,12 +6,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tableName is the name of our table in both families.
-const tableName = "portico"
+// Table is the name of our table in both families.
+const Table = "portico"
 
 func (f *family) tableMessage(kind uint16) message {
-	m := message{kind: kind, family: f.nf, what: fmt.Sprintf("table %s %s", f.name, tableName)}
-	m.body.string(unix.NFTA_TABLE_NAME, tableName)
+	m := message{kind: kind, family: f.nf, what: fmt.Sprintf("table %s %s", f.name, Table)}
+	m.body.string(unix.NFTA_TABLE_NAME, Table)
 	if kind == unix.NFT_MSG_NEWTABLE {
 		m.flags = unix.NLM_F_CREATE
 		m.body.u32(unix.NFTA_TABLE_FLAGS, 0)
@@ -22,7 +22,7 @@ func (f *family) tableMessage(kind uint16) message {
 // setMessage creates a set; id is any number that is unique in the transaction.
 func (f *family) setMessage(s *setSpec, id int) message {
 	m := message{kind: unix.NFT_MSG_NEWSET, family: f.nf, flags: unix.NLM_F_CREATE, what: fmt.Sprintf("add set %s %s", f.name, s.name)}
-	m.body.string(unix.NFTA_SET_TABLE, tableName)
+	m.body.string(unix.NFTA_SET_TABLE, Table)
 	m.body.string(unix.NFTA_SET_NAME, s.name)
 	m.body = append(m.body, s.definition()...)
 	if s.userData != nil {
@@ -55,7 +55,7 @@ func (s *setSpec) definition() (a attrs) {
 // chainMessages creates a chain and its rules.
 func (f *family) chainMessages(c *chainSpec) []message {
 	m := message{kind: unix.NFT_MSG_NEWCHAIN, family: f.nf, flags: unix.NLM_F_CREATE, what: fmt.Sprintf("add chain %s %s", f.name, c.name)}
-	m.body.string(unix.NFTA_CHAIN_TABLE, tableName)
+	m.body.string(unix.NFTA_CHAIN_TABLE, Table)
 	m.body.string(unix.NFTA_CHAIN_NAME, c.name)
 	m.body = append(m.body, c.definition()...)
 	return append([]message{m}, f.ruleMessages(c)...)
@@ -79,7 +79,7 @@ func (f *family) ruleMessages(c *chainSpec) (msgs []message) {
 	for i := range c.rules {
 		r := &c.rules[i]
 		m := message{kind: unix.NFT_MSG_NEWRULE, family: f.nf, flags: unix.NLM_F_CREATE | unix.NLM_F_APPEND, what: fmt.Sprintf("add rule %d of chain %s %s", i+1, f.name, c.name)}
-		m.body.string(unix.NFTA_RULE_TABLE, tableName)
+		m.body.string(unix.NFTA_RULE_TABLE, Table)
 		m.body.string(unix.NFTA_RULE_CHAIN, c.name)
 		m.body = append(m.body, r.definition()...)
 		msgs = append(msgs, m)
@@ -101,21 +101,21 @@ func (r *ruleSpec) definition() (a attrs) {
 // flushMessage deletes all rules of a chain.
 func (f *family) flushMessage(chain string) message {
 	m := message{kind: unix.NFT_MSG_DELRULE, family: f.nf, what: fmt.Sprintf("flush chain %s %s", f.name, chain)}
-	m.body.string(unix.NFTA_RULE_TABLE, tableName)
+	m.body.string(unix.NFTA_RULE_TABLE, Table)
 	m.body.string(unix.NFTA_RULE_CHAIN, chain)
 	return m
 }
 
 func (f *family) deleteChainMessage(chain string) message {
 	m := message{kind: unix.NFT_MSG_DELCHAIN, family: f.nf, what: fmt.Sprintf("delete chain %s %s", f.name, chain)}
-	m.body.string(unix.NFTA_CHAIN_TABLE, tableName)
+	m.body.string(unix.NFTA_CHAIN_TABLE, Table)
 	m.body.string(unix.NFTA_CHAIN_NAME, chain)
 	return m
 }
 
 func (f *family) deleteSetMessage(set string) message {
 	m := message{kind: unix.NFT_MSG_DELSET, family: f.nf, what: fmt.Sprintf("delete set %s %s", f.name, set)}
-	m.body.string(unix.NFTA_SET_TABLE, tableName)
+	m.body.string(unix.NFTA_SET_TABLE, Table)
 	m.body.string(unix.NFTA_SET_NAME, set)
 	return m
 }

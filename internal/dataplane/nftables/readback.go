@@ -104,7 +104,7 @@ func undisturbed(read func() error) error {
 func (c *conn) readTable(f *family, t *tableReading) error {
 	*t = tableReading{sets: map[string][]byte{}, chains: map[string][]byte{}, rules: map[string][][]byte{}, elements: map[string][]element{}}
 	err := c.dump(message{kind: unix.NFT_MSG_GETTABLE, family: f.nf, what: "list tables"}, func(b []byte) error {
-		t.exists = t.exists || cString(find(b, unix.NFTA_TABLE_NAME)) == tableName
+		t.exists = t.exists || cString(find(b, unix.NFTA_TABLE_NAME)) == Table
 		return nil
 	})
 	if err != nil || !t.exists {
@@ -137,9 +137,9 @@ func (c *conn) readSets(f *family) (map[string][]byte, error) {
 func (c *conn) readNamed(f *family, kind, table, name uint16) (map[string][]byte, error) {
 	found := map[string][]byte{}
 	m := message{kind: kind, family: f.nf, what: "list what is in table " + f.name}
-	m.body.string(table, tableName)
+	m.body.string(table, Table)
 	err := c.dump(m, func(b []byte) error {
-		if cString(find(b, table)) == tableName {
+		if cString(find(b, table)) == Table {
 			found[cString(find(b, name))] = bytes.Clone(b)
 		}
 		return nil
@@ -151,9 +151,9 @@ func (c *conn) readNamed(f *family, kind, table, name uint16) (map[string][]byte
 func (c *conn) readRules(f *family) (map[string][][]byte, error) {
 	found := map[string][][]byte{}
 	m := message{kind: unix.NFT_MSG_GETRULE, family: f.nf, what: "list rules of table " + f.name}
-	m.body.string(unix.NFTA_RULE_TABLE, tableName)
+	m.body.string(unix.NFTA_RULE_TABLE, Table)
 	err := c.dump(m, func(b []byte) error {
-		if cString(find(b, unix.NFTA_RULE_TABLE)) == tableName {
+		if cString(find(b, unix.NFTA_RULE_TABLE)) == Table {
 			chain := cString(find(b, unix.NFTA_RULE_CHAIN))
 			found[chain] = append(found[chain], bytes.Clone(b))
 		}
@@ -164,7 +164,7 @@ func (c *conn) readRules(f *family) (map[string][][]byte, error) {
 
 func (c *conn) readElements(f *family, set string) (out []element, err error) {
 	m := message{kind: unix.NFT_MSG_GETSETELEM, family: f.nf, what: fmt.Sprintf("list elements of set %s %s", f.name, set)}
-	m.body.string(unix.NFTA_SET_ELEM_LIST_TABLE, tableName)
+	m.body.string(unix.NFTA_SET_ELEM_LIST_TABLE, Table)
 	m.body.string(unix.NFTA_SET_ELEM_LIST_SET, set)
 	err = c.dump(m, func(b []byte) error {
 		list, err := parseAttrs(find(b, unix.NFTA_SET_ELEM_LIST_ELEMENTS))

@@ -70,7 +70,7 @@ func (r *Reader) Contents() (*Contents, error) {
 		if !t.exists {
 			continue
 		}
-		out.Tables = append(out.Tables, f.name+" "+tableName)
+		out.Tables = append(out.Tables, f.name+" "+Table)
 		out.NodeAddresses = append(out.NodeAddresses, k.nodes[i].held()...)
 		out.Services = append(out.Services, prefixesOf(t.elements[serviceRangesSet])...)
 		out.Workloads = append(out.Workloads, prefixesOf(t.elements[workloadRangesSet])...)

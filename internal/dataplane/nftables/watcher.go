@@ -90,7 +90,7 @@ func aboutUs(b []byte) bool {
 			return
 		}
 		family := body[0]
-		ours = ours || (family == unix.NFPROTO_IPV4 || family == unix.NFPROTO_IPV6) && cString(find(body[4:], unix.NFTA_TABLE_NAME)) == tableName
+		ours = ours || (family == unix.NFPROTO_IPV4 || family == unix.NFPROTO_IPV6) && cString(find(body[4:], unix.NFTA_TABLE_NAME)) == Table
 	})
 	return ours || err != nil
 }
