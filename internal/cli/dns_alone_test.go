@@ -2,20 +2,25 @@ package cli
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/miekg/dns"
+	"github.com/spf13/pflag"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 
 	"portico.dev/portico/internal/apiserver"
 	"portico.dev/portico/internal/apiserver/apitest"
+	"portico.dev/portico/internal/core/records"
 	"portico.dev/portico/internal/dns/settings"
 )
 
@@ -41,7 +46,7 @@ func TestDNSAloneWithAndWithoutTheAPI(t *testing.T) {
 	config.CertData, config.KeyData = cert, key
 	server.Stop()
 
-	at := runDNSAlone(t, config, answering(t, "192.0.2.80"))
+	at, metrics := runDNSAlone(t, config, answering(t, "192.0.2.80"))
 	if got := lookUp(t, at, "www.example.com."); got != "NOERROR 192.0.2.80" {
 		t.Errorf("outside name before the API: %s", got)
 	}
@@ -83,8 +88,31 @@ func TestDNSAloneWithAndWithoutTheAPI(t *testing.T) {
 		return nil
 	})
 
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: "p", Labels: map[string]string{records.MachineLabel: "vm"}},
+		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}},
+	}
+	if pod, err = server.Kube.CoreV1().Pods("default").Create(ctx, pod, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	pod.Status = corev1.PodStatus{Phase: corev1.PodRunning, PodIP: "10.245.0.9", PodIPs: []corev1.PodIP{{IP: "10.245.0.9"}}}
+	if _, err := server.Kube.CoreV1().Pods("default").UpdateStatus(ctx, pod, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	apitest.Eventually(t, "the machine's name", func() error {
+		if got := lookUp(t, at, "vm.default.vm.cluster.local."); got != "NOERROR 10.245.0.9" {
+			return &net.DNSError{Err: got, Name: "vm"}
+		}
+		return nil
+	})
+
 	server.Stop()
+	if text := get(t, "http://"+metrics+"/metrics"); !strings.Contains(text, `portico_dns_queries_total{rcode="NOERROR",transport="udp",type="A"}`) {
+		t.Errorf("metrics:\n%s", text)
+	}
 	for name, want := range map[string]string{
+		"vm.default.vm.cluster.local.":          "NOERROR 10.245.0.9",
+		"10-245-0-9.default.pod.cluster.local.": "NOERROR 10.245.0.9", "10-245-0-8.default.pod.cluster.local.": "NXDOMAIN",
 		"registry.example.com.":          "NOERROR 192.0.2.10",
 		"web.default.svc.cluster.local.": "NOERROR 10.96.0.20", "no.default.svc.cluster.local.": "NXDOMAIN", "www.example.com.": "NOERROR 192.0.2.80",
 	} {
@@ -95,13 +123,12 @@ func TestDNSAloneWithAndWithoutTheAPI(t *testing.T) {
 }
 
 // runDNSAlone is `portico agent --only dns` until the test ends.
-func runDNSAlone(t *testing.T, config *rest.Config, upstream netip.AddrPort) (at string) {
+func runDNSAlone(t *testing.T, config *rest.Config, upstream netip.AddrPort) (at, metrics string) {
 	t.Helper()
-	o := &options{
-		serviceCIDR: "10.96.0.0/12", clusterCIDR: "10.244.0.0/16", guestCIDR: "10.245.0.0/16", clusterDomain: "cluster.local",
-		dataplane: "auto", vm: "off", nodeName: "test", only: onlyDNS,
-		dns: dnsOptions{listen: freeAddress(t), upstream: upstream.String()},
-	}
+	o := &options{}
+	o.nodeFlags(pflag.NewFlagSet("test", pflag.ContinueOnError))
+	o.nodeName, o.only, o.metrics = "test", onlyDNS, freeAddress(t)
+	o.dns.listen, o.dns.upstream, o.dns.podNames = freeAddress(t), upstream.String(), "existing"
 	if err := o.complete(); err != nil {
 		t.Fatal(err)
 	}
@@ -117,7 +144,21 @@ func runDNSAlone(t *testing.T, config *rest.Config, upstream netip.AddrPort) (at
 		_, _, err := new(dns.Client).Exchange(new(dns.Msg).SetQuestion("www.example.com.", dns.TypeA), o.dns.listen)
 		return err
 	})
-	return o.dns.listen
+	return o.dns.listen, o.metrics
+}
+
+func get(t *testing.T, url string) string {
+	t.Helper()
+	response, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
 }
 
 // answering is an upstream server that has one address for every name.
@@ -165,4 +206,28 @@ func lookUp(t *testing.T, at, name string) string {
 		}
 	}
 	return out
+}
+
+// What can't be is said before anything is opened, with the flag and the remedy.
+func TestDNSFlags(t *testing.T) {
+	for _, tt := range []struct{ flags, want string }{
+		{"--dns-pod-names=some", `--dns-pod-names "some" is unknown; choose one of any, existing, off`},
+		{"--dns-tls-cert=/c", "--dns-tls-cert and --dns-tls-key belong together; give both files or none"},
+		{"--dns-tls", "--dns-tls: this process has no certificate; name one with --dns-tls-cert and --dns-tls-key"},
+		{"--dns-tls-cert=/no --dns-tls-key=/no", "--dns-tls-cert and --dns-tls-key: DNS over TLS: read the certificate /no with the key /no: open /no: no such file or directory"},
+	} {
+		o := &options{}
+		f := pflag.NewFlagSet("test", pflag.ContinueOnError)
+		o.nodeFlags(f)
+		if err := f.Parse(strings.Fields(tt.flags)); err != nil {
+			t.Fatal(err)
+		}
+		err := o.dns.complete()
+		if err == nil {
+			_, _, err = o.listenNames(t.Context(), nil, nil, slog.New(slog.DiscardHandler))
+		}
+		if err == nil || err.Error() != tt.want {
+			t.Errorf("%s: %v", tt.flags, err)
+		}
+	}
 }

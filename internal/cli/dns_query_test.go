@@ -12,6 +12,8 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/fake"
+
+	"portico.dev/portico/internal/core/records"
 )
 
 func TestDNSQuery(t *testing.T) {
@@ -65,7 +67,9 @@ func TestDNSRecords(t *testing.T) {
 	slice.Labels = map[string]string{discoveryv1.LabelServiceName: "db"}
 	hostname := "db-0"
 	slice.Endpoints = []discoveryv1.Endpoint{{Addresses: []string{"10.245.0.2"}, Hostname: &hostname}}
-	kube := fake.NewClientset(slice,
+	vm := &corev1.Pod{ObjectMeta: meta("virt-launcher-front"), Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIPs: []corev1.PodIP{{IP: "10.245.0.9"}}}}
+	vm.Labels = map[string]string{records.MachineLabel: "front"}
+	kube := fake.NewClientset(slice, vm,
 		&corev1.Service{ObjectMeta: meta("web"), Spec: corev1.ServiceSpec{ClusterIP: "10.96.0.20", ClusterIPs: []string{"10.96.0.20"}, Ports: []corev1.ServicePort{{Name: "http", Port: 80}}}},
 		&corev1.Service{ObjectMeta: meta("db"), Spec: corev1.ServiceSpec{ClusterIP: "None", ClusterIPs: []string{"None"}}})
 	var out bytes.Buffer
@@ -75,9 +79,11 @@ func TestDNSRecords(t *testing.T) {
 	want := `NAME                                    TYPE  DATA
 2.0.245.10.in-addr.arpa.                PTR   db-0.db.shop.svc.cluster.local.
 20.0.96.10.in-addr.arpa.                PTR   web.shop.svc.cluster.local.
+9.0.245.10.in-addr.arpa.                PTR   front.shop.vm.cluster.local.
 _http._tcp.web.shop.svc.cluster.local.  SRV   0 100 80 web.shop.svc.cluster.local. [10.96.0.20]
 db-0.db.shop.svc.cluster.local.         A     10.245.0.2
 db.shop.svc.cluster.local.              A     10.245.0.2
+front.shop.vm.cluster.local.            A     10.245.0.9
 web.shop.svc.cluster.local.             A     10.96.0.20
 `
 	if out.String() != want {

@@ -24,10 +24,10 @@ func newDNSRecords() *cobra.Command {
 	var domain string
 	cmd := &cobra.Command{
 		Use:   "records",
-		Short: "List the records of the cluster's Services",
-		Long: `List the DNS records that follow from the Services and EndpointSlices of the API, as
-every node's server computes them: a server that answers something else hasn't seen
-the API's latest yet. Without --namespace all namespaces are listed.`,
+		Short: "List the records of the cluster's Services and virtual machines",
+		Long: `List the DNS records that follow from the API's Services, EndpointSlices and pods of
+virtual machines, as every node's server computes them: a server that answers something
+else hasn't seen the API's latest yet. Without --namespace all namespaces are listed.`,
 		Example: `  portico dns records
   portico dns records -n default
   portico dns records | grep ' SRV '`,
@@ -74,6 +74,13 @@ func listRecords(ctx context.Context, kube kubernetes.Interface, namespace, doma
 			}
 		}
 	}
+	machines, err := machineRecords(ctx, kube, namespace, domain)
+	if err != nil {
+		return err
+	}
+	for _, owner := range machines {
+		lines = append(lines, strings.Split(owner.String(), "\n")...)
+	}
 	slices.Sort(lines)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "NAME\tTYPE\tDATA")
@@ -82,6 +89,20 @@ func listRecords(ctx context.Context, kube kubernetes.Interface, namespace, doma
 		fmt.Fprintln(w, strings.Join(fields, "\t"))
 	}
 	return w.Flush()
+}
+
+func machineRecords(ctx context.Context, kube kubernetes.Interface, namespace, domain string) ([]records.Owner, error) {
+	list, err := kube.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: records.MachineLabel})
+	if err != nil {
+		return nil, fmt.Errorf("list the pods of virtual machines: %w", err)
+	}
+	var pods []*records.Pod
+	for i := range list.Items {
+		if p := records.FromPod(&list.Items[i]); p != nil {
+			pods = append(pods, p)
+		}
+	}
+	return records.OfMachines(domain, pods)
 }
 
 func slicesByService(all []discoveryv1.EndpointSlice) map[types.NamespacedName][]*catalog.Slice {

@@ -41,14 +41,36 @@ func (s *Server) answer(dst, msg []byte, client netip.Addr, tcp bool, q *query) 
 		return s.fail(dst, msg, q, rcodeRefused)
 	}
 	st := s.state.Load()
-	r := st.table.Find(q.qname())
+	r := s.find(st, q, client)
 	switch {
 	case !r.Ours:
 		return s.remembered(dst, msg, tcp, q)
-	case !st.synced:
+	case !st.synced, r.Unknown:
 		return s.fail(dst, msg, q, rcodeServFail)
 	}
+	q.source = fromCluster
 	return s.fromTable(dst, msg, tcp, q, st.table, r)
+}
+
+// find looks up the name that is asked for; when it isn't ours, in the client's search
+// path. q.found is the name by which the Result was found there, else empty.
+func (s *Server) find(st *state, q *query, client netip.Addr) records.Result {
+	q.found = q.found[:0]
+	r := st.table.Find(q.qname())
+	if r.Ours || !s.cfg.Search {
+		return r
+	}
+	if !st.synced || !st.table.PodsKnown() {
+		// A name of one label may be a Service's and is nobody's outside. The others
+		// are more likely to be whole, and outside works from the start.
+		first := 1 + int(q.name[0])
+		return records.Result{Ours: first > 1 && first == q.nameLen-1, Unknown: true}
+	}
+	if whole, searched, ok := st.table.Search(q.buffer[:0], q.qname(), client); ok {
+		q.found = whole
+		return searched
+	}
+	return r
 }
 
 // fail replies with a code alone.
@@ -66,9 +88,19 @@ func (s *Server) fromTable(dst, msg []byte, tcp bool, q *query, t *records.Table
 	start, limit := len(dst), q.room(tcp)
 	answers := uint16(0)
 	nameAt := headerSize // where the name that r is about stands in dst
-	for r.Node != nil {
-		alias := r.Node.Set(typeCNAME)
-		if alias == nil || q.typ == typeCNAME || q.typ == typeANY {
+	if len(q.found) > 0 {
+		nameAt = len(dst) + recordHead
+		if dst = t.AppendAlias(dst, q.found); len(dst) > limit {
+			return s.truncated(dst[:start], q)
+		}
+		answers++
+		if q.typ == typeCNAME {
+			return q.finish(dst, rcodeOK, flagAA, answers, 0, 0), send
+		}
+	}
+	for {
+		alias, ok := r.Node.Set(typeCNAME)
+		if !ok || q.typ == typeCNAME || q.typ == typeANY {
 			break
 		}
 		recordAt := len(dst)
@@ -116,11 +148,9 @@ func (s *Server) data(dst []byte, limit int, q *query, t *records.Table, r recor
 		return dst, n, 0, len(dst) <= limit
 	case r.IsZone() && q.typ == records.TypeSOA:
 		return t.AppendSOA(dst, r, headerSize), 1, 0, true
-	case r.Node == nil:
-		return dst, 0, 0, true
 	}
-	set := r.Node.Set(q.typ)
-	if set == nil {
+	set, ok := r.Node.Set(q.typ)
+	if !ok {
 		return dst, 0, 0, true
 	}
 	// Clients take the first address: each answer begins with another one.
@@ -153,6 +183,7 @@ func (s *Server) remembered(dst, msg []byte, tcp bool, q *query) ([]byte, next) 
 	if a == nil {
 		return dst, ask
 	}
+	q.source = fromCache
 	return s.foreign(dst, msg, tcp, q, a, now)
 }
 

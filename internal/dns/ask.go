@@ -3,6 +3,7 @@ package dns
 import (
 	"context"
 	"log/slog"
+	"net/netip"
 
 	"github.com/miekg/dns"
 
@@ -12,10 +13,12 @@ import (
 
 // askUpstream replies to a query of which answer said that upstream must be
 // asked. It waits, and it may allocate. The reply is written behind dst[:0].
-func (s *Server) askUpstream(ctx context.Context, dst, msg []byte, tcp bool, q *query) []byte {
+func (s *Server) askUpstream(ctx context.Context, dst, msg []byte, client netip.Addr, tcp bool, q *query) []byte {
+	q.source = fromUpstream
 	var reply []byte
-	if r := s.state.Load().table.Find(q.qname()); r.Ours {
-		reply, _ = s.chase(ctx, dst, msg, tcp, q)
+	st := s.state.Load()
+	if r := s.find(st, q, client); r.Ours {
+		reply, _ = s.chase(ctx, dst, msg, tcp, q, st.table)
 		return reply
 	}
 	name, _, err := dns.UnpackDomainName(q.qname(), 0)
@@ -37,14 +40,14 @@ func (s *Server) askUpstream(ctx context.Context, dst, msg []byte, tcp bool, q *
 // what upstream says about the last one's target. Clients' resolvers ask once
 // and expect the whole chain (RFC 1034 5.3.1: that is the server's job when
 // recursion is desired).
-func (s *Server) chase(ctx context.Context, dst, msg []byte, tcp bool, q *query) ([]byte, next) {
+func (s *Server) chase(ctx context.Context, dst, msg []byte, tcp bool, q *query, table *records.Table) ([]byte, next) {
 	request := new(dns.Msg)
 	if err := request.Unpack(msg); err != nil {
 		return s.fail(dst, msg, q, rcodeFormErr)
 	}
 	reply := new(dns.Msg).SetReply(request)
 	reply.Authoritative, reply.RecursionAvailable, reply.Compress = true, true, true
-	target, ok := s.aliases(reply, q)
+	target, ok := aliases(reply, q, table)
 	if !ok {
 		return s.fail(dst, msg, q, rcodeServFail)
 	}
@@ -70,26 +73,31 @@ func (s *Server) chase(ctx context.Context, dst, msg []byte, tcp bool, q *query)
 	return packed, send
 }
 
-// aliases puts the zone's own CNAMEs into the reply and gives the target of the
-// last. It fails when the records changed meanwhile, and there is none any more.
-func (s *Server) aliases(reply *dns.Msg, q *query) (target records.Name, ok bool) {
-	table := s.state.Load().table
+// aliases puts the zone's own CNAMEs into the reply, that of the search path first, and
+// gives the target of the last. It fails when the records changed meanwhile, and there is
+// none any more.
+func aliases(reply *dns.Msg, q *query, table *records.Table) (target records.Name, ok bool) {
 	owner, name := reply.Question[0].Name, q.qname()
-	for range maxAliases {
+	follow := func(to records.Name) {
+		reply.Answer = append(reply.Answer, &dns.CNAME{
+			Hdr:    dns.RR_Header{Name: owner, Rrtype: typeCNAME, Class: classIN, Ttl: table.TTL()},
+			Target: to.String(),
+		})
+		target, owner, name = to, to.String(), []byte(to)
+	}
+	if len(q.found) > 0 {
+		follow(records.Name(q.found))
+	}
+	for len(reply.Answer) <= maxAliases {
 		r := table.Find(name)
 		if !r.Ours {
 			return target, target != ""
 		}
-		if r.Node == nil || r.Node.Set(typeCNAME) == nil {
+		set, ok := r.Node.Set(typeCNAME)
+		if !ok {
 			return "", false
 		}
-		set := r.Node.Set(typeCNAME)
-		target = records.Name(set.Data[recordHead:set.Split])
-		reply.Answer = append(reply.Answer, &dns.CNAME{
-			Hdr:    dns.RR_Header{Name: owner, Rrtype: typeCNAME, Class: classIN, Ttl: table.TTL()},
-			Target: target.String(),
-		})
-		owner, name = target.String(), []byte(target)
+		follow(set.Target())
 	}
 	return "", false
 }

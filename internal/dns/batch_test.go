@@ -19,9 +19,9 @@ func TestListenNeverShares(t *testing.T) {
 		t.Fatal(err)
 	}
 	tcp[0].Close() // that one would be in the way, too
-	defer closeAll(udp, tcp)
+	defer Close(udp, tcp)
 	if more, rest, err := Listen(context.Background(), []netip.AddrPort{netip.MustParseAddrPort(udp[0].LocalAddr().String())}); err == nil {
-		closeAll(more, rest)
+		Close(more, rest)
 		t.Error("two servers listen on one port")
 	}
 }

@@ -48,7 +48,7 @@ func TestNamesAtTheLimits(t *testing.T) {
 		var q query
 		reply, what := s.answer(make([]byte, 0, maxTCP), msg, guest, false, &q)
 		if what == ask {
-			reply = s.askUpstream(t.Context(), make([]byte, 0, maxTCP), msg, false, &q)
+			reply = s.askUpstream(t.Context(), make([]byte, 0, maxTCP), msg, guest, false, &q)
 		}
 		if what == quiet || uint16(reply[3]&0xF) != tt.code {
 			t.Errorf("%s: got %x, want code %d", tt.what, reply, tt.code)

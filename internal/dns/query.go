@@ -29,7 +29,9 @@ const (
 	classIN = 1
 
 	typeCNAME = 5
+	typeMX    = 15
 	typeOPT   = 41
+	typeHTTPS = 65
 	typeIXFR  = 251
 	typeAXFR  = 252
 	typeANY   = 255
@@ -65,6 +67,11 @@ type query struct {
 	version uint8
 	do      bool
 	size    int // the largest answer that the client takes by UDP
+
+	// What Server.find and those behind it say.
+	found  []byte // the name that the search path led to, in buffer
+	buffer [maxNameSize]byte
+	source source
 }
 
 // verdict says what becomes of a message.
@@ -84,6 +91,7 @@ func (q *query) qname() []byte { return q.name[:q.nameLen] }
 // more is an attack or a mistake.
 func (q *query) parse(msg []byte) verdict {
 	q.end, q.edns, q.do, q.version, q.size = 0, false, false, 0, minUDP
+	q.typ, q.source = 0, fromNowhere
 	if len(msg) < headerSize {
 		return drop
 	}

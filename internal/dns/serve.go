@@ -2,6 +2,7 @@ package dns
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -19,26 +20,31 @@ import (
 func Listen(ctx context.Context, addrs []netip.AddrPort) (udp []net.PacketConn, tcp []net.Listener, err error) {
 	defer func() {
 		if err != nil {
-			closeAll(udp, tcp)
+			Close(udp, tcp)
 			udp, tcp = nil, nil
 		}
 	}()
-	// Plain TCP: Go would make MPTCP listeners, which resolvers don't ask for.
-	var lc net.ListenConfig
-	lc.SetMultipathTCP(false)
 	for _, a := range addrs {
 		sockets, err := listenUDP(ctx, a)
 		udp = append(udp, sockets...)
 		if err != nil {
 			return udp, tcp, fmt.Errorf("DNS: listen on %s by UDP: %w", a, err)
 		}
-		l, err := lc.Listen(ctx, "tcp", sockets[0].LocalAddr().String())
+		l, err := listenTCP(ctx, sockets[0].LocalAddr().String())
 		if err != nil {
 			return udp, tcp, fmt.Errorf("DNS: listen on %s by TCP: %w", a, err)
 		}
 		tcp = append(tcp, l)
 	}
 	return udp, tcp, nil
+}
+
+// listenTCP listens by plain TCP: Go would make MPTCP listeners, which resolvers don't
+// ask for.
+func listenTCP(ctx context.Context, at string) (net.Listener, error) {
+	var lc net.ListenConfig
+	lc.SetMultipathTCP(false)
+	return lc.Listen(ctx, "tcp", at)
 }
 
 // receiveBuffer is room for some thousand queries that come at once, where root may
@@ -91,7 +97,8 @@ func control(c syscall.RawConn, f func(fd uintptr) error) error {
 	return failed
 }
 
-func closeAll(udp []net.PacketConn, tcp []net.Listener) {
+// Close closes sockets that Serve doesn't get.
+func Close(udp []net.PacketConn, tcp []net.Listener) {
 	for _, u := range udp {
 		u.Close()
 	}
@@ -113,7 +120,7 @@ func (s *Server) Serve(ctx context.Context, udp []net.PacketConn, tcp []net.List
 	defer run.wg.Wait()
 	// Here and not by context.AfterFunc: its stop, deferred, can win against the
 	// function even though ctx is over, and the readers would read for ever.
-	defer closeAll(udp, tcp)
+	defer Close(udp, tcp)
 
 	for _, u := range udp {
 		s.owns(u.LocalAddr())
@@ -127,7 +134,8 @@ func (s *Server) Serve(ctx context.Context, udp []net.PacketConn, tcp []net.List
 			cancel(err)
 			break
 		}
-		run.wg.Go(func() { run.udp(conn, b) })
+		counts := s.newCounts(udpTransport)
+		run.wg.Go(func() { run.udp(conn, b, counts) })
 	}
 	for _, l := range tcp {
 		s.owns(l.Addr())
@@ -160,8 +168,9 @@ type run struct {
 
 // udp answers what comes in by one socket: names of the zone and remembered ones
 // here, others in a goroutine of their own, of which there is a bounded number.
-func (r *run) udp(conn *net.UDPConn, b *batch) {
+func (r *run) udp(conn *net.UDPConn, b *batch, counts *counts) {
 	var q query
+	notes := make([]noted, 0, batchSize)
 	for {
 		n, err := b.receive()
 		if err != nil {
@@ -170,6 +179,7 @@ func (r *run) udp(conn *net.UDPConn, b *batch) {
 			}
 			continue
 		}
+		began := time.Now()
 		for i := range n {
 			msg, client := b.query(i), b.client(i)
 			reply, what := r.answer(b.reply(i), msg, client, false, &q)
@@ -186,9 +196,13 @@ func (r *run) udp(conn *net.UDPConn, b *batch) {
 			}
 			if what == send {
 				b.queue(i, reply)
+				notes = append(notes, note(&q, reply))
 			}
 		}
-		if err := b.flush(); err != nil && r.over(err) {
+		err = b.flush()
+		counts.add(time.Since(began), notes...)
+		notes = notes[:0]
+		if err != nil && r.over(err) {
 			return
 		}
 	}
@@ -199,8 +213,10 @@ func (r *run) askUDP(conn *net.UDPConn, msg []byte, from netip.AddrPort) {
 	if q.parse(msg) != accept {
 		return
 	}
-	reply := r.askUpstream(r.ctx, make([]byte, 0, maxUDP), msg, false, &q)
+	began := time.Now()
+	reply := r.askUpstream(r.ctx, make([]byte, 0, maxUDP), msg, from.Addr(), false, &q)
 	_, _ = conn.WriteToUDPAddrPort(reply, from)
+	r.slow[udpTransport].add(time.Since(began), note(&q, reply))
 }
 
 // over reports whether an error ends the reading. On a UDP socket it doesn't,
@@ -235,7 +251,8 @@ func (r *run) tcp(l net.Listener) {
 			continue
 		}
 		client := remote(conn)
-		if !r.conns.enter(client) {
+		_, encrypted := conn.(*tls.Conn) // a stranger is not worth a handshake
+		if encrypted && !r.allowed(client) || !r.conns.enter(client) {
 			conn.Close()
 			continue
 		}

@@ -10,10 +10,13 @@ import (
 	"sync/atomic"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
+
 	"portico.dev/portico/internal/agent"
 	"portico.dev/portico/internal/core/catalog"
 	"portico.dev/portico/internal/core/records"
 	"portico.dev/portico/internal/dns/forward"
+	"portico.dev/portico/internal/dns/pods"
 	"portico.dev/portico/internal/dns/settings"
 )
 
@@ -24,6 +27,9 @@ type Config struct {
 	Services  []netip.Prefix // the first ranges of cluster IPs; SetServiceRanges changes them later
 	Workloads []netip.Prefix // the ranges of pods and guests
 	Pods      records.PodMode
+	// Search looks for names of fewer than five dots in the search path of the
+	// client's namespace. ReplacePods and UpdatePod tell whose an address is.
+	Search bool
 
 	// AllowFrom are the clients' addresses: the pods' and guests' ranges and the
 	// node's own. Loopback is always allowed, everybody else is refused.
@@ -47,6 +53,7 @@ type Server struct {
 	conns   *limiter // TCP connections
 
 	state atomic.Pointer[state]
+	slow  [transports]counts // what isn't answered by a UDP socket's own goroutine
 
 	mu     sync.Mutex // guards the following
 	zone   *records.Zone
@@ -54,15 +61,20 @@ type Server struct {
 	synced bool
 	own    []netip.AddrPort // where Serve listens
 	vips   []netip.Addr     // cluster IPs that lead to servers like this one
+	counts []*counts        // of each socket
 }
 
 // state is what queries are answered from, swapped as a whole.
 type state struct {
 	table  *records.Table
 	synced bool
+	since  time.Time
 }
 
-var _ agent.Consumer = (*Server)(nil)
+var (
+	_ agent.Consumer = (*Server)(nil)
+	_ pods.Consumer  = (*Server)(nil)
+)
 
 // New makes a server that knows no Services yet.
 func New(cfg Config) (*Server, error) {
@@ -70,7 +82,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	zone, err := records.NewZone(records.Config{Domain: cfg.Zone, TTL: cfg.TTL, Reverse: slices.Concat(cfg.Services, cfg.Workloads), Pods: cfg.Pods})
+	zone, err := records.NewZone(records.Config{Domain: cfg.Zone, TTL: cfg.TTL, Reverse: slices.Concat(cfg.Services, cfg.Workloads), Pods: cfg.Pods, Search: cfg.Search})
 	if err != nil {
 		return nil, fmt.Errorf("DNS: %w", err)
 	}
@@ -80,6 +92,9 @@ func New(cfg Config) (*Server, error) {
 		zone:    zone,
 		workers: newLimiter(maxWorkers, maxWorkersPerClient),
 		conns:   newLimiter(maxConns, maxConnsPerClient),
+	}
+	for transport := range s.slow {
+		s.slow[transport].transport = uint8(transport)
 	}
 	s.forward = forward.New(forward.Config{
 		Servers: cfg.Upstreams, ResolvConf: cfg.ResolvConf, Own: s.isOwn, Now: cfg.Now, Logger: cfg.Logger,
@@ -108,6 +123,24 @@ func (s *Server) Update(views []agent.View) {
 	defer s.mu.Unlock()
 	s.zone.Update(s.changes(views))
 	s.publish()
+}
+
+// ReplacePods takes all pods (pods.Consumer): those of machines, and where Search or
+// records.PodsExisting is set all others too.
+func (s *Server) ReplacePods(pods []*records.Pod) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.zone.ReplacePods(pods)
+	s.publish()
+}
+
+// UpdatePod takes a pod that changed (pods.Consumer).
+func (s *Server) UpdatePod(name types.NamespacedName, pod *records.Pod) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.zone.UpdatePod(name, pod) {
+		s.publish()
+	}
 }
 
 // SetServiceRanges replaces the ranges of cluster IPs: the reverse names in them are
@@ -160,8 +193,9 @@ func (s *Server) changes(views []agent.View) []records.Change {
 // before anybody else has s. The serial is the time, unless changes come faster
 // than seconds (RFC 1912 2.2).
 func (s *Server) publish() {
-	s.serial = max(s.serial+1, uint32(s.cfg.Now().Unix()))
-	s.state.Store(&state{table: s.zone.Table(s.serial), synced: s.synced})
+	now := s.cfg.Now()
+	s.serial = max(s.serial+1, uint32(now.Unix()))
+	s.state.Store(&state{table: s.zone.Table(s.serial), synced: s.synced, since: now})
 }
 
 // isOwn reports addresses that lead back to this server.

@@ -2,6 +2,7 @@ package dns
 
 import (
 	"bufio"
+	"crypto/tls"
 	"encoding/binary"
 	"io"
 	"net"
@@ -25,7 +26,11 @@ func (r *run) converse(conn net.Conn, client netip.Addr) {
 	in := bufio.NewReaderSize(conn, 1024)
 	var size [2]byte
 	var q query
-	var msg, out []byte
+	var msg, out, wire []byte
+	counts := &r.slow[tcpTransport]
+	if _, encrypted := conn.(*tls.Conn); encrypted {
+		counts = &r.slow[tlsTransport]
+	}
 	for {
 		if err := conn.SetReadDeadline(time.Now().Add(idle)); err != nil {
 			return
@@ -41,6 +46,7 @@ func (r *run) converse(conn net.Conn, client netip.Addr) {
 		if _, err := io.ReadFull(in, msg); err != nil {
 			return
 		}
+		began := time.Now()
 		reply, what := r.answer(out, msg, client, true, &q)
 		if what == ask {
 			reply, what = r.askTCP(reply, msg, client, &q), send
@@ -52,9 +58,11 @@ func (r *run) converse(conn net.Conn, client netip.Addr) {
 		if err := conn.SetWriteDeadline(time.Now().Add(writeFor)); err != nil {
 			return
 		}
-		binary.BigEndian.PutUint16(size[:], uint16(len(reply)))
-		buffers := net.Buffers{size[:], reply} // one segment (RFC 7766 8)
-		if _, err := buffers.WriteTo(conn); err != nil {
+		wire = binary.BigEndian.AppendUint16(wire[:0], uint16(len(reply)))
+		wire = append(wire, reply...) // one segment (RFC 7766 8)
+		_, err := conn.Write(wire)
+		counts.add(time.Since(began), note(&q, reply))
+		if err != nil {
 			return
 		}
 	}
@@ -66,5 +74,5 @@ func (r *run) askTCP(dst, msg []byte, client netip.Addr, q *query) []byte {
 		return reply
 	}
 	defer r.workers.leave(client)
-	return r.askUpstream(r.ctx, dst, msg, true, q)
+	return r.askUpstream(r.ctx, dst, msg, client, true, q)
 }

@@ -133,6 +133,27 @@ func ReverseName(a netip.Addr) Name {
 	return Name(b) + arpa6
 }
 
+// key is what stands for a name in the trie: an address' name is long and says little.
+func (n Name) key() string {
+	if p, ok := reversePrefix([]byte(n)); ok && p.IsSingleIP() {
+		return string(appendAddrKey(nil, p.Addr()))
+	}
+	return string(n)
+}
+
+const addrKeySize = 1 + 16
+
+// appendAddrKey marks addresses by a byte with which no name begins.
+func appendAddrKey(b []byte, a netip.Addr) []byte {
+	b = append(b, 0xFF)
+	if a.Is4() {
+		raw := a.As4()
+		return append(b, raw[:]...)
+	}
+	raw := a.As16()
+	return append(b, raw[:]...)
+}
+
 func hexDigit(v byte) byte { return "0123456789abcdef"[v] }
 
 // reversePrefix reads a name below in-addr.arpa or ip6.arpa back. A name that is

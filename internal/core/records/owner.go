@@ -17,6 +17,8 @@ type Owner struct {
 	Hosts []Name // PTR
 	NS    []SRV  // Target and Addrs only
 	Text  string // TXT, a single string
+
+	outranked []Name // of a reverse name: what Hosts would be without the present ones
 }
 
 // SRV is one SRV record (RFC 2782) with its target's addresses, which go along

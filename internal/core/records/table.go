@@ -8,10 +8,14 @@ import (
 // Table is the records of the whole zone and its reverse zones at one moment.
 // It never changes; any number of goroutines may read it.
 type Table struct {
-	names   trie
-	zone    Name
-	pods    Name
-	podMode PodMode
+	names    trie
+	zone     Name
+	pods     Name // pod.ZONE
+	machines Name // vm.ZONE
+	podMode  PodMode
+	// podsKnown: somebody told the pods.
+	podsKnown bool
+	size      int // names
 	// anyNamespace: nobody told the namespaces, so pod names are answered in all.
 	anyNamespace bool
 	reverse      []netip.Prefix
@@ -33,10 +37,12 @@ type Result struct {
 	// Ours: the name lies in the zone, or in the reverse zone of our ranges.
 	// Nobody else is to be asked for it.
 	Ours bool
-	// Node is what the name answers; nil when it doesn't exist or is a Pod.
-	Node *Node
+	// Node is what the name answers; empty when it doesn't exist or is a Pod.
+	Node Node
 	// Pod is the address that a pod name spells; it exists without a Node.
 	Pod netip.Addr
+	// Unknown: whether the name exists depends on pods, and nobody told them yet.
+	Unknown bool
 	// Exists: NODATA rather than NXDOMAIN for types that aren't there.
 	Exists bool
 
@@ -49,27 +55,45 @@ func (r Result) IsZone() bool { return r.Ours && r.apex == apexZone && r.apexAt 
 
 // Find looks up a name in wire form and lower case, with its final empty label.
 func (t *Table) Find(name []byte) Result {
-	node := t.names.find(name)
 	if at := suffixAt(name, t.zone); at >= 0 {
-		r := Result{Ours: true, Node: node, Exists: node != nil, apexAt: uint8(at)}
-		if node == nil && t.podMode == PodsBySpelling {
-			t.findPod(name, &r)
-		}
+		return t.findOurs(name, at)
+	}
+	if at := suffixAt(name, arpa4); at >= 0 {
+		return t.findReverse(name, apexARPA4, at)
+	}
+	if at := suffixAt(name, arpa6); at >= 0 {
+		return t.findReverse(name, apexARPA6, at)
+	}
+	if node, found := t.names.find(name); found {
+		return Result{Ours: true, Node: node, Exists: true, apex: apexOwn}
+	}
+	return Result{}
+}
+
+func (t *Table) findOurs(name []byte, at int) Result {
+	r := Result{Ours: true, apexAt: uint8(at)}
+	if r.Node, r.Exists = t.names.find(name); r.Exists {
 		return r
 	}
-	var r Result
-	if at := suffixAt(name, arpa4); at >= 0 {
-		r = Result{apex: apexARPA4, apexAt: uint8(at)}
-	} else if at := suffixAt(name, arpa6); at >= 0 {
-		r = Result{apex: apexARPA6, apexAt: uint8(at)}
-	} else if node != nil {
-		return Result{Ours: true, Node: node, Exists: true, apex: apexOwn}
-	} else {
+	if t.podMode == PodsBySpelling {
+		t.findPod(name, &r)
+	}
+	r.Unknown = !t.podsKnown && (suffixAt(name, t.machines) > 0 || t.podMode == PodsExisting && suffixAt(name, t.pods) > 0)
+	return r
+}
+
+func (t *Table) findReverse(name []byte, apex uint8, at int) Result {
+	p, ok := reversePrefix(name)
+	if !ok {
 		return Result{}
 	}
-	r.Ours, r.Exists = t.inRanges(name)
-	if node != nil { // also outside of the ranges: endpoints may be anywhere
-		r.Ours, r.Exists, r.Node = true, true, node
+	r := Result{apex: apex, apexAt: uint8(at)}
+	r.Ours, r.Exists = t.inRanges(p)
+	if p.IsSingleIP() {
+		var key [addrKeySize]byte
+		if node, found := t.names.find(appendAddrKey(key[:0], p.Addr())); found { // also outside of the ranges: endpoints may be anywhere
+			r.Ours, r.Exists, r.Node = true, true, node
+		}
 	}
 	return r
 }
@@ -88,8 +112,10 @@ func (t *Table) findPod(name []byte, r *Result) {
 			return // deeper than a pod name
 		}
 	}
-	if !t.anyNamespace && t.names.find(above) == nil {
-		return
+	if !t.anyNamespace {
+		if _, exists := t.names.find(above); !exists {
+			return
+		}
 	}
 	if first == at {
 		r.Exists = true // the namespace
@@ -100,14 +126,10 @@ func (t *Table) findPod(name []byte, r *Result) {
 	}
 }
 
-// inRanges says whether a reverse name lies in one of our ranges. A name that is
+// inRanges says whether a reverse name's addresses lie in one of our ranges. A name that is
 // shorter than an address' exists: there could be names below it, and a resolver
 // that walks down label by label (RFC 9156) must not be turned away half-way.
-func (t *Table) inRanges(name []byte) (ours, exists bool) {
-	p, ok := reversePrefix(name)
-	if !ok {
-		return false, false
-	}
+func (t *Table) inRanges(p netip.Prefix) (ours, exists bool) {
 	for _, r := range t.reverse {
 		if r.Addr().BitLen() == p.Addr().BitLen() && r.Bits() <= p.Bits() && r.Contains(p.Addr()) {
 			return true, !p.IsSingleIP()
@@ -141,6 +163,12 @@ func (t *Table) AppendSOA(dst []byte, r Result, nameAt int) []byte {
 	dst = binary.BigEndian.AppendUint16(dst, pointer|uint16(nameAt+int(r.apexAt)))
 	return append(dst, s...)
 }
+
+// Size is how many names there are, those without records of their own too.
+func (t *Table) Size() int { return t.size }
+
+// PodsKnown reports whether somebody told which pods there are.
+func (t *Table) PodsKnown() bool { return t.podsKnown }
 
 // TTL is that of every record, in seconds.
 func (t *Table) TTL() uint32 { return t.ttl }

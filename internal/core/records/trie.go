@@ -6,7 +6,7 @@ import (
 	"slices"
 )
 
-// trie is a persistent hash trie from names to nodes: 32-way branches that hold
+// trie is a persistent hash trie from keys to nodes: 32-way branches that hold
 // only the slots in use. A reader that has one sees it unchanged for ever; a
 // writer shares everything with the version before but the path to the leaf it
 // changes, a few hundred bytes however many names there are.
@@ -19,148 +19,172 @@ type trie struct {
 const (
 	fanBits = 5
 	fanMask = 1<<fanBits - 1
+	// lastShift is that of the last level for which a hash has bits. What is below
+	// has wholly equal hashes, and lies in one row.
+	lastShift = 60
 )
 
 // edit stands for one batch of changes: branches made in it are nobody else's
 // yet and are changed in place.
 type edit struct{ _ byte }
 
+// branch has its leaves and its children in the order of their bits. The slices are
+// as long as what they hold: most branches are small and stay for long.
 type branch struct {
-	bitmap uint32
-	owner  *edit
-	slots  []slot
+	leafBits, childBits uint32
+	owner               *edit
+	leaves              []leaf
+	children            []*branch
 }
 
-// slot holds a branch or a leaf.
-type slot struct {
-	child *branch
-	leaf  *leaf
+// leaf is a key behind its length, and behind that its Node: one piece of memory that
+// the garbage collector needn't look into.
+type leaf string
+
+func newLeaf(key string, n Node) leaf {
+	b := make([]byte, 0, 1+len(key)+len(n))
+	b = append(append(append(b, byte(len(key))), key...), n...)
+	return leaf(b)
 }
 
-// leaf is one name. Names whose whole hashes are equal are chained.
-type leaf struct {
-	hash uint64
-	name Name
-	node *Node
-	next *leaf
-}
+func (l leaf) key() string { return string(l[1 : 1+int(l[0])]) }
+func (l leaf) node() Node  { return Node(l[1+int(l[0]):]) }
 
 func newTrie() trie { return trie{seed: maphash.MakeSeed(), root: &branch{}} }
 
-func (b *branch) at(hash uint64, shift uint) (bit uint32, index int) {
+// place is the bit of a hash at a level, and how many of those in use come before.
+func place(used uint32, hash uint64, shift uint) (bit uint32, index int) {
 	bit = 1 << (hash >> shift & fanMask)
-	return bit, bits.OnesCount32(b.bitmap & (bit - 1))
+	return bit, bits.OnesCount32(used & (bit - 1))
 }
 
-// find gives the node of a name, nil when there is none.
-func (t *trie) find(name []byte) *Node {
-	hash := maphash.Bytes(t.seed, name)
+// find gives the node of a key; false when there is none.
+func (t *trie) find(key []byte) (Node, bool) {
+	hash := maphash.Bytes(t.seed, key)
 	b := t.root
-	for shift := uint(0); ; shift += fanBits {
-		bit, i := b.at(hash, shift)
-		if b.bitmap&bit == 0 {
-			return nil
-		}
-		s := &b.slots[i]
-		if s.child != nil {
-			b = s.child
+	for shift := uint(0); shift <= lastShift; shift += fanBits {
+		if bit, i := place(b.childBits, hash, shift); b.childBits&bit != 0 {
+			b = b.children[i]
 			continue
 		}
-		for l := s.leaf; l != nil; l = l.next {
-			if l.hash == hash && string(l.name) == string(name) {
-				return l.node
-			}
+		if bit, i := place(b.leafBits, hash, shift); b.leafBits&bit != 0 && b.leaves[i].key() == string(key) {
+			return b.leaves[i].node(), true
 		}
-		return nil
+		return "", false
 	}
+	if i := b.row(string(key)); i >= 0 {
+		return b.leaves[i].node(), true
+	}
+	return "", false
+}
+
+// row finds a key below the last level.
+func (b *branch) row(key string) int {
+	return slices.IndexFunc(b.leaves, func(l leaf) bool { return l.key() == key })
 }
 
 // set stores a node; the tries that were copied from t before keep theirs.
-func (t *trie) set(e *edit, name Name, node *Node) {
-	l := &leaf{hash: maphash.String(t.seed, string(name)), name: name, node: node}
+func (t *trie) set(e *edit, key string, n Node) {
 	t.root = t.root.own(e)
-	if t.root.set(e, l, 0) {
+	if t.root.set(e, newLeaf(key, n), t.hash, 0) {
 		t.size++
 	}
 }
 
-// remove takes a name out, if it is there.
-func (t *trie) remove(e *edit, name Name) {
-	hash := maphash.String(t.seed, string(name))
-	if t.find([]byte(name)) == nil {
+// remove takes a key out, if it is there.
+func (t *trie) remove(e *edit, key string) {
+	if _, there := t.find([]byte(key)); !there {
 		return
 	}
 	t.root = t.root.own(e)
-	t.root.remove(e, hash, name, 0)
+	t.root.remove(e, key, t.hash(key), 0)
 	t.size--
 }
+
+func (t *trie) hash(key string) uint64 { return maphash.String(t.seed, key) }
 
 // own gives b itself when it was made in this batch, else a copy that was.
 func (b *branch) own(e *edit) *branch {
 	if b.owner == e && e != nil {
 		return b
 	}
-	return &branch{bitmap: b.bitmap, owner: e, slots: append(make([]slot, 0, len(b.slots)+1), b.slots...)}
+	return &branch{leafBits: b.leafBits, childBits: b.childBits, owner: e, leaves: slices.Clone(b.leaves), children: slices.Clone(b.children)}
 }
 
-// set reports whether the name is new. b is the batch's own.
-func (b *branch) set(e *edit, l *leaf, shift uint) bool {
-	bit, i := b.at(l.hash, shift)
-	if b.bitmap&bit == 0 {
-		b.bitmap |= bit
-		b.slots = slices.Insert(b.slots, i, slot{leaf: l})
-		return true
-	}
-	s := &b.slots[i]
-	if s.child != nil {
-		s.child = s.child.own(e)
-		return s.child.set(e, l, shift+fanBits)
-	}
-	if s.leaf.hash == l.hash {
-		rest, found := s.leaf.without(l.name)
-		l.next = rest
-		s.leaf = l
-		return !found
-	}
-	// Two hashes meet here: they part somewhere below, since they differ and
-	// each level takes five more of their bits.
-	child := &branch{owner: e}
-	old := s.leaf
-	oldBit, _ := child.at(old.hash, shift+fanBits)
-	child.bitmap, child.slots = oldBit, []slot{{leaf: old}}
-	*s = slot{child: child}
-	return child.set(e, l, shift+fanBits)
-}
-
-// remove takes out a name that is there and reports whether b is empty now.
-func (b *branch) remove(e *edit, hash uint64, name Name, shift uint) bool {
-	bit, i := b.at(hash, shift)
-	s := &b.slots[i]
-	if s.child != nil {
-		s.child = s.child.own(e)
-		if !s.child.remove(e, hash, name, shift+fanBits) {
+// set reports whether the key is new. b is the batch's own.
+func (b *branch) set(e *edit, l leaf, hash func(string) uint64, shift uint) bool {
+	if shift > lastShift {
+		if i := b.row(l.key()); i >= 0 {
+			b.leaves[i] = l
 			return false
 		}
-	} else if rest, _ := s.leaf.without(name); rest != nil {
-		s.leaf = rest
+		b.leaves = append(b.leaves, l)
+		return true
+	}
+	h := hash(l.key())
+	if bit, i := place(b.childBits, h, shift); b.childBits&bit != 0 {
+		b.children[i] = b.children[i].own(e)
+		return b.children[i].set(e, l, hash, shift+fanBits)
+	}
+	bit, i := place(b.leafBits, h, shift)
+	if b.leafBits&bit == 0 {
+		b.leafBits |= bit
+		b.leaves = insert(b.leaves, i, l)
+		return true
+	}
+	old := b.leaves[i]
+	if old.key() == l.key() {
+		b.leaves[i] = l
 		return false
 	}
-	b.bitmap &^= bit
-	b.slots = slices.Delete(b.slots, i, i+1)
-	return len(b.slots) == 0
+	// Two hashes meet here. They part somewhere below.
+	child := &branch{owner: e}
+	child.set(e, old, hash, shift+fanBits)
+	child.set(e, l, hash, shift+fanBits)
+	b.leafBits &^= bit
+	b.leaves = without(b.leaves, i)
+	_, i = place(b.childBits, h, shift)
+	b.childBits |= bit
+	b.children = insert(b.children, i, child)
+	return true
 }
 
-// without gives the chain without a name, copying what stands before it.
-func (l *leaf) without(name Name) (*leaf, bool) {
-	if l == nil {
-		return nil, false
+// remove takes out a key that is there and reports whether b is empty now.
+func (b *branch) remove(e *edit, key string, hash uint64, shift uint) bool {
+	if shift > lastShift {
+		b.leaves = without(b.leaves, b.row(key))
+		return len(b.leaves) == 0
 	}
-	if l.name == name {
-		return l.next, true
+	if bit, i := place(b.childBits, hash, shift); b.childBits&bit != 0 {
+		b.children[i] = b.children[i].own(e)
+		if b.children[i].remove(e, key, hash, shift+fanBits) {
+			b.childBits &^= bit
+			b.children = without(b.children, i)
+		}
+	} else {
+		bit, i := place(b.leafBits, hash, shift)
+		b.leafBits &^= bit
+		b.leaves = without(b.leaves, i)
 	}
-	rest, found := l.next.without(name)
-	if !found {
-		return l, false
+	return len(b.leaves)+len(b.children) == 0
+}
+
+// insert and without give slices that are no longer than they must be.
+
+func insert[T any](list []T, i int, v T) []T {
+	out := make([]T, len(list)+1)
+	copy(out, list[:i])
+	out[i] = v
+	copy(out[i+1:], list[i:])
+	return out
+}
+
+func without[T any](list []T, i int) []T {
+	if len(list) == 1 {
+		return nil
 	}
-	return &leaf{hash: l.hash, name: l.name, node: l.node, next: rest}, true
+	out := make([]T, len(list)-1)
+	copy(out, list[:i])
+	copy(out[i:], list[i+1:])
+	return out
 }

@@ -2,7 +2,9 @@ package records
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"testing"
 )
 
@@ -21,74 +23,73 @@ func TestTrieAgainstMap(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	type version struct {
 		trie trie
-		want map[int]*Node
+		want map[int]Node
 	}
 	now := newTrie()
-	want := map[int]*Node{}
+	want := map[int]Node{}
 	var versions []version
-	for range 60 {
+	for n := range 60 {
 		e := new(edit)
 		for range 50 {
 			i := r.IntN(names)
+			key := string(testName(t, i))
 			if r.IntN(3) == 0 {
-				now.remove(e, testName(t, i))
+				now.remove(e, key)
 				delete(want, i)
 				continue
 			}
-			node := &Node{}
-			now.set(e, testName(t, i), node)
-			want[i] = node
+			want[i] = Node(fmt.Sprint(n))
+			now.set(e, key, want[i])
 		}
-		kept := map[int]*Node{}
-		for k, v := range want {
-			kept[k] = v
-		}
-		versions = append(versions, version{now, kept})
+		versions = append(versions, version{now, maps.Clone(want)})
 	}
 	for n, v := range versions {
 		if v.trie.size != len(v.want) {
 			t.Errorf("version %d: size %d, want %d", n, v.trie.size, len(v.want))
 		}
 		for i := range names {
-			if got := v.trie.find([]byte(testName(t, i))); got != v.want[i] {
-				t.Fatalf("version %d: name %d is %p, want %p", n, i, got, v.want[i])
+			got, found := v.trie.find([]byte(testName(t, i)))
+			if want, there := v.want[i]; got != want || found != there {
+				t.Fatalf("version %d: name %d is %q, %v, want %q, %v", n, i, got, found, want, there)
 			}
 		}
 	}
 }
 
-// TestTrieCollisions forces names with equal hashes, which real ones never have.
+// TestTrieCollisions forces keys with equal hashes, which real ones never have.
 func TestTrieCollisions(t *testing.T) {
 	root := &branch{owner: new(edit)}
-	e := root.owner
-	a, b, c := &Node{}, &Node{}, &Node{}
-	root.set(e, &leaf{hash: 7, name: "a", node: a}, 0)
-	root.set(e, &leaf{hash: 7, name: "b", node: b}, 0)
-	root.set(e, &leaf{hash: 7 | 1<<63, name: "c", node: c}, 0)
-	if root.set(e, &leaf{hash: 7, name: "a", node: c}, 0) {
-		t.Error("a was there already")
+	hash := func(key string) uint64 {
+		if key == "c" {
+			return 7 | 1<<63
+		}
+		return 7
 	}
-	var found []Name
-	var walk func(b *branch)
-	walk = func(b *branch) {
-		for _, s := range b.slots {
-			if s.child != nil {
-				walk(s.child)
-			}
-			for l := s.leaf; l != nil; l = l.next {
-				found = append(found, l.name)
-			}
+	for _, key := range []string{"a", "b", "c"} {
+		if !root.set(root.owner, newLeaf(key, Node(key)), hash, 0) {
+			t.Errorf("%s was there already", key)
 		}
 	}
-	walk(root)
-	if len(found) != 3 {
-		t.Fatalf("found %q", found)
+	if root.set(root.owner, newLeaf("a", "x"), hash, 0) {
+		t.Error("a wasn't there")
 	}
-	root.remove(e, 7, "b", 0)
-	root.remove(e, 7, "a", 0)
-	found = nil
-	walk(root)
-	if len(found) != 1 || found[0] != "c" {
-		t.Fatalf("after removal: %q", found)
+	var walk func(b *branch) []string
+	walk = func(b *branch) (found []string) {
+		for _, l := range b.leaves {
+			found = append(found, l.key()+"="+string(l.node()))
+		}
+		for _, c := range b.children {
+			found = append(found, walk(c)...)
+		}
+		slices.Sort(found)
+		return found
+	}
+	if got := fmt.Sprint(walk(root)); got != "[a=x b=b c=c]" {
+		t.Fatalf("found %s", got)
+	}
+	root.remove(root.owner, "b", 7, 0)
+	root.remove(root.owner, "a", 7, 0)
+	if got := fmt.Sprint(walk(root)); got != "[c=c]" {
+		t.Fatalf("after removal: %s", got)
 	}
 }

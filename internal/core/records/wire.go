@@ -17,6 +17,10 @@ const (
 	TypeAAAA  uint16 = 28
 	TypeSRV   uint16 = 33
 	TypeANY   uint16 = 255
+
+	// typeOutranked is nobody's (RFC 6895 3.1, private use) and never leaves a Table:
+	// the names that an address has besides those it answers with.
+	typeOutranked uint16 = 65280
 )
 
 const (
@@ -30,8 +34,9 @@ const (
 	recordHead = 2 + 2 + 2 + 4 + 2
 )
 
-// Node is all that one name answers. One without Sets exists and has no data.
-type Node struct{ Sets []Set }
+// Node is all that one name answers: its Sets one behind the other. The empty one
+// exists and has no data.
+type Node string
 
 // Set is the records of one name and type in wire form. The owner of each is a
 // pointer to the question at offset 12, and additional records point into it
@@ -41,19 +46,52 @@ type Set struct {
 	Type    uint16
 	Answers uint16 // records in Data before Split
 	Extras  uint16 // records after it, for the additional section
-	Split   uint32
-	Data    []byte
+	Split   int
+	Data    string
 }
 
-// Set finds the records of a type; nil when there are none. ANY gets one set of
-// those there are, as RFC 8482 4.1 allows.
-func (n *Node) Set(typ uint16) *Set {
-	for i := range n.Sets {
-		if n.Sets[i].Type == typ || typ == TypeANY {
-			return &n.Sets[i]
+// setHead is what stands before the data of a Set in a Node: type, answers, extras,
+// the split and the length of the data.
+const setHead = 2 + 2 + 2 + 4 + 4
+
+func (s *Set) appendTo(n []byte) []byte {
+	n = binary.BigEndian.AppendUint16(n, s.Type)
+	n = binary.BigEndian.AppendUint16(n, s.Answers)
+	n = binary.BigEndian.AppendUint16(n, s.Extras)
+	n = binary.BigEndian.AppendUint32(n, uint32(s.Split))
+	n = binary.BigEndian.AppendUint32(n, uint32(len(s.Data)))
+	return append(n, s.Data...)
+}
+
+// first reads the Set at the head of a Node that isn't empty.
+func (n Node) first() (s Set, rest Node) {
+	s = Set{Type: uint16At(n, 0), Answers: uint16At(n, 2), Extras: uint16At(n, 4), Split: int(uint32At(n, 6))}
+	end := setHead + int(uint32At(n, 10))
+	s.Data = string(n[setHead:end])
+	return s, n[end:]
+}
+
+// Set finds the records of a type. ANY gets one set of those there are, as RFC 8482
+// 4.1 allows.
+func (n Node) Set(typ uint16) (s Set, ok bool) {
+	if typ == typeOutranked {
+		return s, false
+	}
+	return n.set(typ)
+}
+
+func (n Node) set(typ uint16) (s Set, ok bool) {
+	for n != "" {
+		if s, n = n.first(); s.Type == typ || typ == TypeANY {
+			return s, true
 		}
 	}
-	return nil
+	return Set{}, false
+}
+
+func uint16At[T ~string | ~[]byte](b T, at int) uint16 { return uint16(b[at])<<8 | uint16(b[at+1]) }
+func uint32At[T ~string | ~[]byte](b T, at int) uint32 {
+	return uint32(uint16At(b, at))<<16 | uint32(uint16At(b, at+2))
 }
 
 // Append puts the answers behind dst, beginning with the one numbered first and
@@ -107,10 +145,21 @@ func (s *Set) offset(n int) int {
 	return at
 }
 
+// targets reads the names that the answers hold, of a type that has one each.
+func (s *Set) targets() (out []Name) {
+	for at := 0; at < s.Split; at += recordSize(s.Data[at:]) {
+		out = append(out, Name(s.Data[at+recordHead:at+recordSize(s.Data[at:])]))
+	}
+	return out
+}
+
+// Target is the name that the first answer holds.
+func (s *Set) Target() Name { return Name(s.Data[recordHead:recordSize(s.Data)]) }
+
 // recordSize is the length of the record at the head of b, whose owner is a
 // pointer.
-func recordSize(b []byte) int {
-	return recordHead + int(binary.BigEndian.Uint16(b[recordHead-2:]))
+func recordSize[T ~string | ~[]byte](b T) int {
+	return recordHead + int(uint16At(b, recordHead-2))
 }
 
 // EachAnswer calls f for every answer of b, which Append wrote.
@@ -123,13 +172,13 @@ func EachAnswer(b []byte, f func(record []byte)) {
 }
 
 // encode makes the Node of an Owner.
-func encode(o Owner, ttl uint32) *Node {
+func encode(o Owner, ttl uint32) Node {
 	e := encoder{question: o.Name, ttl: ttl}
 	if o.Alias != "" {
 		e.begin(TypeCNAME)
 		e.name(o.Alias)
 		e.finish()
-		return &Node{Sets: e.sets}
+		return Node(e.sets)
 	}
 	e.addresses(TypeA, o.Addrs)
 	e.addresses(TypeAAAA, o.Addrs)
@@ -150,26 +199,21 @@ func encode(o Owner, ttl uint32) *Node {
 		}
 		e.glue(o.NS)
 	}
-	if len(o.Hosts) > 0 {
-		for _, h := range o.Hosts {
-			e.begin(TypePTR)
-			e.name(h)
-		}
-		e.finish()
-	}
+	e.names(TypePTR, o.Hosts)
+	e.names(typeOutranked, o.outranked)
 	if o.Text != "" {
 		e.begin(TypeTXT)
 		e.data = append(append(e.data, byte(len(o.Text))), o.Text...)
 		e.finish()
 	}
-	return &Node{Sets: e.sets}
+	return Node(e.sets)
 }
 
 // encoder builds the Sets of one name.
 type encoder struct {
 	question Name
 	ttl      uint32
-	sets     []Set
+	sets     []byte // a Node
 
 	typ    uint16
 	count  int
@@ -214,7 +258,7 @@ func (e *encoder) finish() { e.glue(nil) }
 // glue ends a set and puts the addresses of its targets behind it, each once.
 func (e *encoder) glue(targets []SRV) {
 	e.close()
-	set := Set{Type: e.typ, Answers: uint16(min(e.count, math.MaxUint16)), Split: uint32(len(e.data))}
+	set := Set{Type: e.typ, Answers: uint16(min(e.count, math.MaxUint16)), Split: len(e.data)}
 	extras := 0
 	seen := map[Name]bool{}
 	for _, t := range targets {
@@ -234,8 +278,8 @@ func (e *encoder) glue(targets []SRV) {
 		extras, e.data = 0, e.data[:set.Split]
 	}
 	set.Extras = uint16(extras)
-	set.Data = append([]byte(nil), e.data...)
-	e.sets = append(e.sets, set)
+	set.Data = string(e.data)
+	e.sets = set.appendTo(e.sets)
 	e.data, e.count = e.data[:0], 0
 }
 
@@ -264,6 +308,17 @@ func (e *encoder) addresses(typ uint16, addrs []netip.Addr) {
 	if found {
 		e.finish()
 	}
+}
+
+func (e *encoder) names(typ uint16, names []Name) {
+	if len(names) == 0 {
+		return
+	}
+	for _, n := range names {
+		e.begin(typ)
+		e.name(n)
+	}
+	e.finish()
 }
 
 func addrType(a netip.Addr) uint16 {

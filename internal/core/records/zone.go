@@ -3,8 +3,10 @@ package records
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -34,6 +36,8 @@ const (
 	PodsBySpelling PodMode = iota
 	// PodsOff knows no such names.
 	PodsOff
+	// PodsExisting answers where a pod of that namespace has the address.
+	PodsExisting
 )
 
 // Config is what a zone is made of besides Services.
@@ -42,6 +46,7 @@ type Config struct {
 	TTL     time.Duration  // 0: DefaultTTL; whole seconds
 	Reverse []netip.Prefix // the Services', pods' and guests' ranges
 	Pods    PodMode
+	Search  bool // names that clients ask for are looked for in their namespace, too
 }
 
 // Change is a Service as it is now. Service nil means that it is gone.
@@ -58,24 +63,23 @@ type Zone struct {
 	server Name // ns.dns.ZONE
 	mail   Name
 
+	search     bool
+	clients    map[netip.Addr][]*Pod // with search: who asks from an address
+	clientKeys int                   // those of the table's keys that are no names
+
 	own    []Owner
-	held   map[types.NamespacedName]*held
+	held   map[types.NamespacedName]held
+	pods   map[types.NamespacedName]*Pod
+	named  map[Name][]*Pod // whose names come from pods
 	listed map[string]bool // the namespaces somebody told, nil when nobody did
-	used   map[string]int  // Services per namespace
-	hosts  map[Name][]pointerTo
+	used   map[string]int  // Services and pods per namespace
 }
 
-// held is what one Service has put into the table.
+// held is a Service as it is in the table: which names it put there follows from that.
+// The values are the caller's, who keeps them anyway.
 type held struct {
-	names   []Name // its own
-	reverse []Name // shared with other Services
-}
-
-// pointerTo is one Service's PTR record in a reverse name.
-type pointerTo struct {
-	service types.NamespacedName
-	cluster bool // the address is the Service's own
-	host    Name
+	service *catalog.Service
+	slices  []*catalog.Slice
 }
 
 // NewZone makes an empty zone.
@@ -95,8 +99,11 @@ func NewZone(cfg Config) (*Zone, error) {
 		ttl:     uint32(cmp.Or(cfg.TTL, DefaultTTL) / time.Second),
 	}}
 	z.table.pods, _ = under(domain, "pod")
+	z.table.machines, _ = under(domain, "vm")
 	z.server, _ = under(domain, "ns", "dns")
 	z.mail, _ = under(domain, "hostmaster")
+	z.search, z.clients = cfg.Search, map[netip.Addr][]*Pod{}
+	z.pods, z.named = map[types.NamespacedName]*Pod{}, map[Name][]*Pod{}
 	z.clear()
 	return z, nil
 }
@@ -105,6 +112,7 @@ func NewZone(cfg Config) (*Zone, error) {
 func (z *Zone) Table(serial uint32) *Table {
 	t := z.table
 	t.anyNamespace = z.listed == nil
+	t.size = z.table.names.size - z.clientKeys
 	for i := range t.soa {
 		t.soa[i] = newSOA(z.server, z.mail, serial, t.ttl)
 	}
@@ -153,7 +161,7 @@ func (z *Zone) Namespaces(names []string) {
 func (z *Zone) Own(owners []Owner) {
 	e := new(edit)
 	for _, o := range z.own {
-		z.table.names.remove(e, o.Name)
+		z.drop(e, o.Name)
 	}
 	z.own = slices.Clone(owners)
 	z.putOwn(e)
@@ -167,12 +175,11 @@ func (z *Zone) putOwn(e *edit) {
 
 // clear leaves the names that don't come from Services.
 func (z *Zone) clear() {
-	z.held = map[types.NamespacedName]*held{}
+	z.held = map[types.NamespacedName]held{}
 	z.used = map[string]int{}
-	z.hosts = map[Name][]pointerTo{}
 	z.table.names = newTrie()
 	e := new(edit)
-	exists := []string{"svc", "dns"}
+	exists := []string{"svc", "dns", "vm"}
 	if z.table.podMode != PodsOff {
 		exists = append(exists, "pod")
 	}
@@ -187,119 +194,149 @@ func (z *Zone) clear() {
 	for n := range z.listed {
 		z.namespace(e, n)
 	}
+	for name := range z.pods {
+		z.count(e, name.Namespace, 1)
+	}
+	z.clientKeys = 0
+	for a := range z.clients {
+		z.client(e, a)
+	}
+	z.exchange(e, nil, z.podOwners(slices.Collect(maps.Keys(z.named))))
 }
 
-func (z *Zone) put(e *edit, o Owner) { z.table.names.set(e, o.Name, encode(o, z.table.ttl)) }
+func (z *Zone) put(e *edit, o Owner)    { z.table.names.set(e, o.Name.key(), encode(o, z.table.ttl)) }
+func (z *Zone) drop(e *edit, name Name) { z.table.names.remove(e, name.key()) }
 
 // apply puts one Service's names in the place of those it had.
 func (z *Zone) apply(e *edit, c Change) {
-	old := cmp.Or(z.held[c.Name], &held{})
-	now := &held{}
-	var owners []Owner
-	if c.Service != nil {
-		owners = OfService(z.table.zone, c.Service, c.Slices)
-	}
-	z.unpoint(c.Name, old.reverse)
-	for _, o := range owners {
-		if len(o.Hosts) == 0 {
-			now.names = append(now.names, o.Name)
-			z.put(e, o)
-			continue
+	old, was := z.held[c.Name]
+	now := held{c.Service, c.Slices}
+	z.exchange(e, z.ownersOf(old), z.ownersOf(now))
+	switch {
+	case c.Service != nil:
+		z.held[c.Name] = now
+		if !was {
+			z.count(e, c.Name.Namespace, 1)
 		}
-		now.reverse = append(now.reverse, o.Name)
-		p := pointerTo{service: c.Name, cluster: o.Hosts[0] == owners[0].Name, host: o.Hosts[0]}
-		z.hosts[o.Name] = append(z.hosts[o.Name], p)
+	case was:
+		delete(z.held, c.Name)
+		z.count(e, c.Name.Namespace, -1)
 	}
-	kept := make(map[Name]bool, len(now.names))
-	for _, n := range now.names {
-		kept[n] = true
-	}
-	for _, n := range old.names {
-		if !kept[n] {
-			z.table.names.remove(e, n)
-		}
-	}
-	for _, n := range append(old.reverse, now.reverse...) {
-		z.repoint(e, n)
-	}
-	z.count(e, c, now)
 	if IsNameServer(c.Name) {
 		z.nameServer(e, c.Service)
 	}
 }
 
-// count keeps which Services there are and so which namespaces.
-func (z *Zone) count(e *edit, c Change, now *held) {
-	_, was := z.held[c.Name]
-	switch {
-	case c.Service != nil && !was:
-		z.held[c.Name] = now
-		z.used[c.Name.Namespace]++
-		if z.used[c.Name.Namespace] == 1 {
-			z.namespace(e, c.Name.Namespace)
+func (z *Zone) ownersOf(h held) []Owner {
+	if h.service == nil {
+		return nil
+	}
+	return OfService(z.table.zone, h.service, h.slices)
+}
+
+// exchange takes names out and puts others in. Reverse names may be others' as well.
+func (z *Zone) exchange(e *edit, before, after []Owner) {
+	type pair struct{ name, host Name } // no host: a name that is nobody else's
+	of := func(o Owner) pair {
+		if len(o.Hosts) == 0 {
+			return pair{name: o.Name}
 		}
-	case c.Service != nil:
-		z.held[c.Name] = now
-	case was:
-		delete(z.held, c.Name)
-		z.used[c.Name.Namespace]--
-		if z.used[c.Name.Namespace] == 0 {
-			delete(z.used, c.Name.Namespace)
-			z.namespace(e, c.Name.Namespace)
+		return pair{o.Name, o.Hosts[0]}
+	}
+	had, have := make(map[pair]bool, len(before)), make(map[pair]bool, len(after))
+	for _, o := range before {
+		had[of(o)] = true
+	}
+	for _, o := range after {
+		have[of(o)] = true
+	}
+	for _, o := range before {
+		switch p := of(o); {
+		case have[p]:
+		case p.host == "":
+			z.drop(e, o.Name)
+		default:
+			z.point(e, p.name, p.host, false)
+		}
+	}
+	for _, o := range after {
+		switch p := of(o); {
+		case p.host == "":
+			z.put(e, o)
+		case !had[p]:
+			z.point(e, p.name, p.host, true)
 		}
 	}
 }
 
-// namespace puts or takes away the names of a namespace: NS.svc.ZONE, and below
-// pod.ZONE when namespaces are known.
+// count keeps which namespaces have something, by Services and pods that come and go.
+func (z *Zone) count(e *edit, ns string, by int) {
+	before := z.used[ns]
+	if z.used[ns] += by; z.used[ns] == 0 {
+		delete(z.used, ns)
+	}
+	if before == 0 || z.used[ns] == 0 {
+		z.namespace(e, ns)
+	}
+}
+
+// namespace puts or takes away the names of a namespace: NS.svc.ZONE, NS.vm.ZONE and
+// NS.pod.ZONE.
 func (z *Zone) namespace(e *edit, ns string) {
 	exists := z.listed[ns] || z.used[ns] > 0
-	for _, label := range []string{"svc", "pod"} {
+	for _, label := range []string{"svc", "vm", "pod"} {
 		name, ok := under(z.table.zone, ns, label)
 		switch {
 		case !ok || label == "pod" && z.table.podMode == PodsOff:
 		case exists:
 			z.put(e, Owner{Name: name})
 		default:
-			z.table.names.remove(e, name)
+			z.drop(e, name)
 		}
 	}
 }
 
-// unpoint takes a Service's PTR records out of reverse names.
-func (z *Zone) unpoint(service types.NamespacedName, from []Name) {
-	for _, name := range from {
-		// A fresh slice: the one before may be shared with nobody, but the order
-		// of the rest must stay.
-		rest := slices.DeleteFunc(z.hosts[name], func(p pointerTo) bool { return p.service == service })
-		if len(rest) == 0 {
-			delete(z.hosts, name)
-			continue
-		}
-		z.hosts[name] = rest
-	}
-}
-
-// repoint writes a reverse name anew. An address that is a Service's own answers
-// with that alone, as upstream's server does; a pod may be an endpoint of many.
-func (z *Zone) repoint(e *edit, name Name) {
-	var own, others []Name
-	for _, p := range z.hosts[name] {
-		if p.cluster {
-			own = append(own, p.host)
-		} else {
-			others = append(others, p.host)
+// point has a reverse name lead to a host, too, or no longer. An address that is a
+// Service's own answers with that alone, as upstream's server does; one of endpoints
+// with their names, of which a pod may have many; else there may be a machine.
+func (z *Zone) point(e *edit, name, host Name, add bool) {
+	var all []Name
+	if n, there := z.table.names.find([]byte(name.key())); there {
+		for _, typ := range []uint16{TypePTR, typeOutranked} {
+			if s, ok := n.set(typ); ok {
+				all = append(all, s.targets()...)
+			}
 		}
 	}
-	if own == nil {
-		own = others
+	all = slices.DeleteFunc(all, func(n Name) bool { return n == host })
+	if add {
+		all = append(all, host)
 	}
-	if own == nil {
-		z.table.names.remove(e, name)
+	if len(all) == 0 {
+		z.drop(e, name)
 		return
 	}
-	slices.Sort(own)
-	z.put(e, Owner{Name: name, Hosts: slices.Compact(own)})
+	slices.SortFunc(all, func(a, b Name) int {
+		return cmp.Or(cmp.Compare(z.rank(a), z.rank(b)), strings.Compare(string(a), string(b)))
+	})
+	best := 1
+	for best < len(all) && z.rank(all[best]) == z.rank(all[0]) {
+		best++
+	}
+	z.put(e, Owner{Name: name, Hosts: all[:best], outranked: all[best:]})
+}
+
+// rank orders what an address may lead to: a Service, which has two labels below
+// svc.ZONE, an endpoint, which has three, and a machine.
+func (z *Zone) rank(host Name) int {
+	if host.IsUnder(z.table.machines) {
+		return maxName
+	}
+	labels := 0
+	for at := 0; len(host)-at > len(z.table.zone); at += 1 + int(host[at]) {
+		labels++
+	}
+	return labels
 }
 
 // nameServer writes the zone's NS record and the addresses of the server it
