@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"runtime"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -20,10 +21,14 @@ import (
 	"portico.dev/portico/internal/controllers/work"
 )
 
-// workers is how many Services' slices are written at the same time: enough to hide the latency
-// of writes, few enough to leave the API server air. Where many Services are made at
-// once, each worker takes as much of the processors as one of the clients.
-func workers() int { return min(8, max(2, runtime.GOMAXPROCS(0))) }
+// workers is how many Services' slices are written at the same time: enough to hide the
+// latency of writes, few enough to leave the API server air. Where many Services are made
+// at once, each worker takes as much of the processors as one of the clients.
+func workers() int { return min(8, runtime.GOMAXPROCS(0)+1) }
+
+// restPace is how long the rest of one Service waits at most while others wait for their
+// slices: it goes on slowly where slices never have a pause.
+const restPace = 50 * time.Millisecond
 
 // Deps is what Run needs.
 type Deps struct {
@@ -45,6 +50,8 @@ type controller struct {
 	slices   cache.Indexer
 	objects  cache.Indexer // Endpoints
 
+	drained chan struct{} // has room for one; filled when no Service waits for its slices
+
 	writtenSlices  *written[*discoveryv1.EndpointSlice]
 	writtenObjects *written[*corev1.Endpoints]
 	triggers       triggers // of queue
@@ -64,6 +71,7 @@ func Run(ctx context.Context, d Deps) error {
 		Deps:           d,
 		queue:          work.New[types.NamespacedName]("endpoints", d.Log, d.Clock),
 		rest:           work.New[types.NamespacedName]("endpoints, the rest", d.Log, d.Clock),
+		drained:        make(chan struct{}, 1),
 		writtenSlices:  newWritten[*discoveryv1.EndpointSlice](d.Clock),
 		writtenObjects: newWritten[*corev1.Endpoints](d.Clock),
 	}

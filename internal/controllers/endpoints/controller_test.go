@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,6 +21,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/fake"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	typeddiscoveryv1 "k8s.io/client-go/kubernetes/typed/discovery/v1"
 	testingclock "k8s.io/utils/clock/testing"
 
 	"portico.dev/portico/internal/apiserver/apitest"
@@ -62,19 +65,28 @@ func start(t *testing.T) *fixture {
 
 // startWith runs the controller with a client made of the fixture's.
 func startWith(t *testing.T, client func(kubernetes.Interface) kubernetes.Interface) *fixture {
-	f := &fixture{T: t, client: fake.NewClientset(), clock: testingclock.NewFakeClock(time.Unix(1000, 5e6))}
-	ctx, cancel := context.WithCancel(t.Context())
+	f := newFixture(t)
+	f.run(client(f.client))
+	return f
+}
+
+func newFixture(t *testing.T) *fixture {
+	return &fixture{T: t, client: fake.NewClientset(), clock: testingclock.NewFakeClock(time.Unix(1000, 5e6))}
+}
+
+// run runs the controller until the test ends.
+func (f *fixture) run(client kubernetes.Interface) {
+	ctx, cancel := context.WithCancel(f.Context())
 	done := make(chan error)
 	go func() {
-		done <- Run(ctx, Deps{Client: client(f.client), Log: slog.New(slog.DiscardHandler), Clock: f.clock})
+		done <- Run(ctx, Deps{Client: client, Log: slog.New(slog.DiscardHandler), Clock: f.clock})
 	}()
-	t.Cleanup(func() {
+	f.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
-			t.Error(err)
+			f.Error(err)
 		}
 	})
-	return f
 }
 
 // state prints what slices and Endpoints say.
@@ -169,58 +181,138 @@ func TestPodsToSlices(t *testing.T) {
 	f.until("slice 10.244.0.1=false@z2")
 }
 
-// slowObjects is a client whose writes of Endpoints objects wait.
-type slowObjects struct {
+// slow is a client whose creates of slices or of Endpoints objects wait.
+type slow struct {
 	kubernetes.Interface
-	until chan struct{}
+	slices, objects *gate
+}
+
+// gate lets callers through once it is open; none always does.
+type gate struct {
+	open chan struct{}
+	came atomic.Int32 // callers
+}
+
+func newGate() *gate { return &gate{open: make(chan struct{})} }
+
+func (g *gate) pass() {
+	if g != nil {
+		g.came.Add(1)
+		<-g.open
+	}
 }
 
 // IsWatchListSemanticsUnSupported passes on that the fake has no streaming lists.
-func (s slowObjects) IsWatchListSemanticsUnSupported() bool { return true }
+func (s slow) IsWatchListSemanticsUnSupported() bool { return true }
 
-func (s slowObjects) CoreV1() typedcorev1.CoreV1Interface {
-	return slowCore{s.Interface.CoreV1(), s.until}
+func (s slow) CoreV1() typedcorev1.CoreV1Interface {
+	return slowCore{s.Interface.CoreV1(), s.objects}
+}
+
+func (s slow) DiscoveryV1() typeddiscoveryv1.DiscoveryV1Interface {
+	return slowDiscovery{s.Interface.DiscoveryV1(), s.slices}
 }
 
 type slowCore struct {
 	typedcorev1.CoreV1Interface
-	until chan struct{}
+	gate *gate
 }
 
 func (s slowCore) Endpoints(namespace string) typedcorev1.EndpointsInterface {
-	return slowEndpoints{s.CoreV1Interface.Endpoints(namespace), s.until}
+	return slowEndpoints{s.CoreV1Interface.Endpoints(namespace), s.gate}
 }
 
 type slowEndpoints struct {
 	typedcorev1.EndpointsInterface
-	until chan struct{}
+	gate *gate
 }
 
 func (s slowEndpoints) Create(ctx context.Context, e *corev1.Endpoints, o metav1.CreateOptions) (*corev1.Endpoints, error) {
-	<-s.until
+	s.gate.pass()
 	return s.EndpointsInterface.Create(ctx, e, o)
+}
+
+type slowDiscovery struct {
+	typeddiscoveryv1.DiscoveryV1Interface
+	gate *gate
+}
+
+func (s slowDiscovery) EndpointSlices(namespace string) typeddiscoveryv1.EndpointSliceInterface {
+	return slowSlices{s.DiscoveryV1Interface.EndpointSlices(namespace), s.gate}
+}
+
+type slowSlices struct {
+	typeddiscoveryv1.EndpointSliceInterface
+	gate *gate
+}
+
+func (s slowSlices) Create(ctx context.Context, e *discoveryv1.EndpointSlice, o metav1.CreateOptions) (*discoveryv1.EndpointSlice, error) {
+	s.gate.pass()
+	return s.EndpointSliceInterface.Create(ctx, e, o)
+}
+
+// many makes Services, and says what their slices are.
+func (f *fixture) many(n int) string {
+	var slices []string
+	for i := range n {
+		s := service(map[string]string{"app": "web"})
+		s.Name, s.UID = fmt.Sprintf("web-%d", i), types.UID(fmt.Sprint(i))
+		slices = append(slices, "slice")
+		must(f.client.CoreV1().Services("ns").Create(f.Context(), s, metav1.CreateOptions{}))
+	}
+	return strings.Join(slices, "; ")
+}
+
+// objects is how many Endpoints objects there are.
+func (f *fixture) objects() int {
+	return len(must(f.client.CoreV1().Endpoints("ns").List(f.Context(), metav1.ListOptions{})).Items)
+}
+
+// objectsUntil waits for so many, trying before each look.
+func (f *fixture) objectsUntil(n int, try func()) {
+	f.Helper()
+	apitest.Eventually(f.T, "the Endpoints objects", func() error {
+		try()
+		if got := f.objects(); got < n {
+			return fmt.Errorf("%d of %d", got, n)
+		}
+		return nil
+	})
 }
 
 // Slices wait for no Endpoints object, their own Service's or another's.
 func TestSlicesComeFirst(t *testing.T) {
-	until := make(chan struct{})
-	f := startWith(t, func(k kubernetes.Interface) kubernetes.Interface { return slowObjects{k, until} })
-	var names []string
-	for i := range 20 {
-		s := service(map[string]string{"app": "web"})
-		s.Name, s.UID = fmt.Sprintf("web-%d", i), types.UID(fmt.Sprint(i))
-		names = append(names, "slice")
-		must(f.client.CoreV1().Services("ns").Create(t.Context(), s, metav1.CreateOptions{}))
-	}
-	f.until(strings.Join(names, "; "))
-	close(until)
-	apitest.Eventually(t, "the Endpoints objects", func() error {
-		list, err := f.client.CoreV1().Endpoints("ns").List(t.Context(), metav1.ListOptions{})
-		if err == nil && len(list.Items) != len(names) {
-			err = fmt.Errorf("%d", len(list.Items))
+	closed := newGate()
+	f := startWith(t, func(k kubernetes.Interface) kubernetes.Interface { return slow{Interface: k, objects: closed} })
+	const services = 20
+	f.until(f.many(services))
+	close(closed.open)
+	f.objectsUntil(services, func() {})
+}
+
+// While Services wait for their slices Endpoints objects are written slowly, and all
+// once none waits.
+func TestRestGivesWay(t *testing.T) {
+	closed := newGate()
+	release := sync.OnceFunc(func() { close(closed.open) })
+	f := newFixture(t)
+	const services = 20
+	slices := f.many(services) // all wait from the beginning
+	f.run(slow{Interface: f.client, slices: closed})
+	t.Cleanup(release) // before the controller is waited for
+	apitest.Eventually(t, "workers at slices", func() error {
+		if n := int(closed.came.Load()); n < workers() {
+			return fmt.Errorf("%d of %d", n, workers())
 		}
-		return err
+		return nil
 	})
+	if got := f.objects(); got > 0 {
+		t.Errorf("%d Endpoints objects at once", got)
+	}
+	f.objectsUntil(1, func() { f.clock.Step(restPace) })
+	release()
+	f.until(slices)
+	f.objectsUntil(services, func() {})
 }
 
 // EP-05: Endpoints made by hand are mirrored, and left alone.

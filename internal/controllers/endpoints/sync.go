@@ -28,6 +28,12 @@ func (c *controller) sync(ctx context.Context, key types.NamespacedName) error {
 	}
 	c.rest.Add(key)
 	err := c.syncSlices(ctx, key, trigger)
+	if c.queue.Waiting() == 0 {
+		select {
+		case c.drained <- struct{}{}:
+		default:
+		}
+	}
 	if err != nil && !trigger.IsZero() {
 		c.triggers.note(key, trigger)
 	}
@@ -75,6 +81,7 @@ func handWritten(svc *corev1.Service) bool {
 // syncRest keeps what only people and old clients read: the Endpoints object and the
 // condition.
 func (c *controller) syncRest(ctx context.Context, key types.NamespacedName) error {
+	c.giveWay(ctx)
 	trigger := c.restTriggers.take(key)
 	err := c.restAt(ctx, key, trigger)
 	if err != nil && !trigger.IsZero() {
@@ -84,6 +91,21 @@ func (c *controller) syncRest(ctx context.Context, key types.NamespacedName) err
 		c.rest.AddAfter(key, memory)
 	}
 	return err
+}
+
+// giveWay waits until no Service waits for its slices, for restPace at most.
+func (c *controller) giveWay(ctx context.Context) {
+	enough := c.Clock.NewTimer(restPace)
+	defer enough.Stop()
+	for c.queue.Waiting() > 0 {
+		select {
+		case <-c.drained:
+		case <-enough.C():
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 func (c *controller) restAt(ctx context.Context, key types.NamespacedName, trigger time.Time) error {

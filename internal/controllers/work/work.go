@@ -50,6 +50,9 @@ func (q *Queue[K]) Add(key K) { q.queue.Add(key) }
 // AddAfter queues the key after a while.
 func (q *Queue[K]) AddAfter(key K, d time.Duration) { q.queue.AddAfter(key, d) }
 
+// Waiting is how many keys no worker has taken yet.
+func (q *Queue[K]) Waiting() int { return q.queue.Len() }
+
 // Run works on keys until ctx ends, and returns when all workers have. It can be
 // called once.
 func (q *Queue[K]) Run(ctx context.Context, workers int, work func(context.Context, K) error) {

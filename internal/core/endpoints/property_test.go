@@ -164,16 +164,3 @@ func checkSame(t *testing.T, where string, w *world) {
 		t.Errorf("%s: the plan doesn't settle: %d, %d, %d", where, len(again.Create), len(again.Update), len(again.Delete))
 	}
 }
-
-// The time of a sync of one change must not depend on how it came about.
-func BenchmarkOneOfThousand(b *testing.B) {
-	svc, pods := service(single), podsUpTo(1000)
-	existing := apply(nil, Slices(Input{Service: svc, Pods: pods}))
-	pods[500] = pod(500, unready)
-	b.ReportAllocs()
-	for b.Loop() {
-		if p := Slices(Input{Service: svc, Pods: pods, Existing: existing}); len(p.Update) != 1 {
-			b.Fatal("want one update")
-		}
-	}
-}

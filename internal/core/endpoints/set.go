@@ -58,17 +58,15 @@ func (b setBuilder) sorted(placeholder bool) []*endpointSet {
 // identity tells two endpoints of one set apart: pods on the host's network
 // share their address.
 func identity(e *discoveryv1.Endpoint) string {
-	var b strings.Builder
+	address := ""
 	if len(e.Addresses) > 0 {
-		b.WriteString(e.Addresses[0])
+		address = e.Addresses[0]
 	}
-	if t := e.TargetRef; t != nil {
-		for _, s := range []string{t.Kind, t.Namespace, t.Name, string(t.UID)} {
-			b.WriteByte('|')
-			b.WriteString(s)
-		}
+	t := e.TargetRef
+	if t == nil {
+		return address
 	}
-	return b.String()
+	return address + "|" + t.Kind + "|" + t.Namespace + "|" + t.Name + "|" + string(t.UID)
 }
 
 func ready(e *discoveryv1.Endpoint) bool {
@@ -83,26 +81,23 @@ func portsKey(ports []discoveryv1.EndpointPort) string {
 	texts := make([]string, 0, len(ports))
 	for i := range ports {
 		p := &ports[i]
-		var b strings.Builder
-		if p.Name != nil {
-			b.WriteString(*p.Name)
-		}
-		b.WriteByte('/')
+		number := ""
 		if p.Port != nil {
-			b.WriteString(strconv.Itoa(int(*p.Port)))
+			number = strconv.Itoa(int(*p.Port))
 		}
-		b.WriteByte('/')
+		proto := corev1.ProtocolTCP
 		if p.Protocol != nil {
-			b.WriteString(string(protocol(*p.Protocol)))
-		} else {
-			b.WriteString(string(corev1.ProtocolTCP))
+			proto = protocol(*p.Protocol)
 		}
-		b.WriteByte('/')
-		if p.AppProtocol != nil {
-			b.WriteString(*p.AppProtocol)
-		}
-		texts = append(texts, b.String())
+		texts = append(texts, textOf(p.Name)+"/"+number+"/"+string(proto)+"/"+textOf(p.AppProtocol))
 	}
 	slices.Sort(texts)
 	return strings.Join(texts, ",")
+}
+
+func textOf(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
 }
