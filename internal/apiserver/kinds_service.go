@@ -87,7 +87,7 @@ func externalAddresses(s *corev1.Service) string {
 func servicePolicy(pools *ipam.Pools, mirror *claims.Mirror) claims.Policy {
 	return claims.Policy{
 		Claims: func(obj runtime.Object) []ipam.Claim {
-			return ipam.ServiceClaims(obj.(*corev1.Service))
+			return ipam.AllServiceClaims(obj.(*corev1.Service))
 		},
 		Assign: func(obj, old runtime.Object) (claims.Assignment, error) {
 			svc := obj.(*corev1.Service)
@@ -177,7 +177,7 @@ func (s *serviceStorage) Update(ctx context.Context, name string, info rest.Upda
 // preview assigns what a write would, and says which choice of the client's is taken.
 func (s *serviceStorage) preview(ctx context.Context, obj runtime.Object) error {
 	svc := obj.(*corev1.Service)
-	taken, err := claims.Taken(ctx, s.claims, ipam.ServiceClaims(svc))
+	taken, err := claims.Taken(ctx, s.claims, ipam.AllServiceClaims(svc))
 	if err != nil {
 		return apierrors.NewInternalError(err)
 	}

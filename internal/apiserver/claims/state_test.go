@@ -91,7 +91,7 @@ func (s state) check(t testing.TB) {
 		claim(ipam.IPAddressClaims(a))
 	}
 	for name, svc := range s.services {
-		list := ipam.ServiceClaims(svc)
+		list := ipam.AllServiceClaims(svc)
 		claim(list)
 		for _, c := range list {
 			if addr, ok := c.Addr(); ok && !slices.ContainsFunc(ranges, func(p netip.Prefix) bool { return p.Contains(addr) }) {

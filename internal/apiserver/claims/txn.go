@@ -119,8 +119,8 @@ func objectOf(txn *clientv3.TxnResponse) *mvccpb.KeyValue {
 	return nil
 }
 
-// commit runs then, and the changes of claims, if the object is at rev and every
-// added claim is free and every required one there. A refusal that comes from a claim is
+// commit runs then, and the changes of claims, if the object is at rev, every added
+// claim is free, none of its rivals is there, and every required one is. A refusal that comes from a claim is
 // a takenError or a goneError.
 //
 // Only corruption can make a claim to remove vanish before its object, or leave a
@@ -134,6 +134,11 @@ func (c *client) commit(ctx context.Context, key string, rev int64, in *intent, 
 			return resp, nil, err
 		}
 		held := holders(resp)
+		for i, span := range ipam.Rivals(add, remove) {
+			if h := held[len(add)+len(remove)+len(in.require)+i]; h.held {
+				return resp, &takenError{claim: span.Claim, owner: h.owner}, nil
+			}
+		}
 		for i, key := range in.require {
 			if !held[len(add)+len(remove)+i].held {
 				return resp, &goneError{key}, nil
@@ -184,6 +189,11 @@ func (c *client) txn(ctx context.Context, key string, rev int64, owner string, a
 		at := c.prefix + claim
 		conditions = append(conditions, clientv3.Compare(clientv3.ModRevision(at), ">", 0))
 		otherwise = append(otherwise, clientv3.OpGet(at))
+	}
+	for _, span := range ipam.Rivals(add, remove) {
+		from, to := c.prefix+span.From, c.prefix+span.To
+		conditions = append(conditions, clientv3.Compare(clientv3.ModRevision(from), "=", 0).WithRange(to))
+		otherwise = append(otherwise, clientv3.OpGet(from, clientv3.WithRange(to), clientv3.WithLimit(1)))
 	}
 	return c.kv.Txn(ctx).If(conditions...).Then(ops...).Else(otherwise...).Commit()
 }

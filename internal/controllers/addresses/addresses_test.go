@@ -203,7 +203,7 @@ func TestCheckRepairs(t *testing.T) {
 	c.put("ip/10.96.0.99", "gone")
 	c.put("nodeport/30099", "gone")
 	c.put("nodeport/30098", string(sound.UID))
-	c.put("lb/192.0.2.1", "gone") // not ours to judge
+	c.put("future/192.0.2.1", "gone") // not ours to judge
 	c.put("nodeport/30021", "gone")
 	c.remove("ip/10.96.0.22")
 	// Two that have one address by what they say: the store is spoilt by hand.
@@ -230,7 +230,7 @@ func TestCheckRepairs(t *testing.T) {
 		"ip/10.96.0.22": string(lacking.UID), "nodeport/30022": string(lacking.UID),
 		"ip/10.96.0.23": string(double.UID), "nodeport/30023": string(double.UID),
 		"ip/10.98.0.1": string(outside.UID), "nodeport/30024": string(outside.UID),
-		"nodeport/30020": string(sound.UID), "lb/192.0.2.1": "gone",
+		"nodeport/30020": string(sound.UID), "future/192.0.2.1": "gone",
 	}
 	apitest.Eventually(t, "repaired claims", func() error {
 		is := c.owners()

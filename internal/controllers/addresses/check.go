@@ -161,7 +161,7 @@ func (c *controller) holders(ctx context.Context) ([]*ipam.Holder, error) {
 			func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 				return c.Client.CoreV1().Services("").List(ctx, o)
 			},
-			func(obj runtime.Object) []ipam.Claim { return ipam.ServiceClaims(obj.(*corev1.Service)) },
+			func(obj runtime.Object) []ipam.Claim { return ipam.AllServiceClaims(obj.(*corev1.Service)) },
 		},
 		{
 			addresses,

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -254,6 +255,9 @@ func (a *Assignment) replacePort(port int32) error {
 // ConflictError is what a client gets whose Service asks for a key that another object
 // has claimed.
 func ConflictError(svc *corev1.Service, key string) *field.Error {
+	if strings.HasPrefix(key, string(Balancer)+"/") {
+		return balancerConflict(svc, key)
+	}
 	if addr, _ := parseKey(key); addr.IsValid() {
 		return refused(svc, key, ErrAddressAllocated)
 	}

@@ -58,7 +58,7 @@ type Repair struct {
 }
 
 // checked are the kinds of claims whose holders are known. Others are left alone.
-var checked = []Kind{Address, NodePort, MAC, CIDR}
+var checked = []Kind{Address, NodePort, MAC, CIDR, Balancer}
 
 // Check compares claims with the objects that may have them, which must have been read
 // later than the claims: then a claim whose owner isn't among them is nobody's, as both
@@ -161,6 +161,8 @@ func reason(h *Holder, c Claim, what string) string {
 		return "Address" + what
 	case c.Kind == NodePort:
 		return "Port" + what
+	case c.Kind == Balancer:
+		return "LoadBalancerIP" + what
 	}
 	return "Claim" + what
 }

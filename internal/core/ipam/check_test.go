@@ -45,7 +45,7 @@ func TestCheck(t *testing.T) {
 				"ClaimNotUsed mac/02:70:00:00:00:01@12 -> nobody", "ClaimNotUsed range/10.1.0.0/24/more@13 -> nobody",
 			},
 		},
-		"of a kind that we don't know": {held("gone", "lb/192.0.2.1"), nil, nil},
+		"of a kind that we don't know": {held("gone", "future/192.0.2.1"), nil, nil},
 		"given up":                     {held("a", "ip/10.96.0.1"), []*Holder{holder("a", 1)}, []string{"ClaimNotUsed ip/10.96.0.1@10 -> nobody if a"}},
 		"missing": {
 			nil,

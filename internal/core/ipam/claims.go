@@ -22,6 +22,9 @@ const (
 	// CIDR is a ServiceCIDR's claim on a range, which other ServiceCIDRs may claim too.
 	// Addresses of the range are given only while one of these claims lives.
 	CIDR Kind = "range"
+	// Balancer is a Service's claim on a port of a load-balancer address, which others may
+	// share.
+	Balancer Kind = "lb"
 )
 
 // Claim is an object's right to something that only one object can have.
@@ -29,7 +32,7 @@ type Claim struct {
 	Kind Kind
 	// Key names what is claimed, relative to the storage's prefix for claims:
 	// "ip/10.96.0.20", "nodeport/30000", "mac/02:70:0a:f5:00:02",
-	// "range/10.96.0.0/12/kubernetes".
+	// "range/10.96.0.0/12/kubernetes", "lb/192.0.2.1/key-5e884898da280471/TCP/80".
 	Key string
 	// Owner is the UID of the object, and the claim's value.
 	Owner types.UID

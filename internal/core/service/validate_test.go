@@ -158,8 +158,7 @@ spec.SessionAffinity is ignored for headless services`},
 		{`spec: {externalName: a}`, `spec.externalName is ignored when spec.type is not "ExternalName"`},
 		{`spec: {trafficDistribution: PreferClose}`, `spec.trafficDistribution: "PreferClose" is deprecated; use "PreferSameZone"`},
 		{`spec: {clusterIP: "FD00:10:96:0::5"}`, `spec.clusterIPs[0]: IPv6 address "FD00:10:96:0::5" should be in RFC 5952 canonical format ("fd00:10:96::5")`},
-		{`spec: {type: LoadBalancer, loadBalancerIP: not-one, loadBalancerSourceRanges: ["2001:DB8::/32 ", x]}`, `spec.loadBalancerSourceRanges[0]: IPv6 CIDR value "2001:DB8::/32" should be in RFC 5952 canonical format ("2001:db8::/32")
-spec.type: LoadBalancer gets no address yet; its cluster IP and node ports work`},
+		{`spec: {type: LoadBalancer, loadBalancerIP: not-one, loadBalancerSourceRanges: ["2001:DB8::/32 ", x]}`, `spec.loadBalancerSourceRanges[0]: IPv6 CIDR value "2001:DB8::/32" should be in RFC 5952 canonical format ("2001:db8::/32")`},
 		{`spec: {sessionAffinity: ClientIP}`, ``},
 		{`metadata: {annotations: {service.kubernetes.io/topology-aware-hints: auto}}`, `annotation service.kubernetes.io/topology-aware-hints is deprecated, please use service.kubernetes.io/topology-mode instead`},
 	} {

@@ -21,20 +21,9 @@ func Warnings(svc *corev1.Service) []string {
 	}
 	out = append(out, ignoredWarnings(svc)...)
 	out = append(out, notationWarnings(svc)...)
-	out = append(out, unbuiltWarnings(svc)...)
 	if deref(svc.Spec.TrafficDistribution) == corev1.ServiceTrafficDistributionPreferClose {
 		out = append(out, fmt.Sprintf("spec.trafficDistribution: %q is deprecated; use %q",
 			corev1.ServiceTrafficDistributionPreferClose, corev1.ServiceTrafficDistributionPreferSameZone))
-	}
-	return out
-}
-
-// unbuiltWarnings names what is accepted, as any manifest for Kubernetes is, and has
-// no effect in this version: nothing is ignored in silence.
-func unbuiltWarnings(svc *corev1.Service) []string {
-	var out []string
-	if isLoadBalancer(svc) && svc.Spec.LoadBalancerClass == nil {
-		out = append(out, "spec.type: LoadBalancer gets no address yet; its cluster IP and node ports work")
 	}
 	return out
 }
