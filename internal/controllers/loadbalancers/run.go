@@ -1,0 +1,197 @@
+package loadbalancers
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/utils/clock"
+
+	"portico.dev/portico/internal/controllers/caches"
+	"portico.dev/portico/internal/controllers/work"
+	core "portico.dev/portico/internal/core/metallb"
+	"portico.dev/portico/internal/core/pools"
+	"portico.dev/portico/internal/metallb"
+)
+
+// Deps is what Run needs.
+type Deps struct {
+	Client   kubernetes.Interface
+	Dynamic  dynamic.Interface
+	Caches   *caches.Shared       // of the term; nil: its own
+	Recorder record.EventRecorder // nil: no events
+	Log      *slog.Logger
+	Clock    clock.WithTicker // nil: the real one
+	// Reserved are ranges of the cluster's own. The nodes' addresses and pod ranges join
+	// them.
+	Reserved []pools.Reserved
+}
+
+// The keys of the queue that are no Service's; a Service's has a namespace.
+var (
+	// everything: pools or nodes have changed.
+	everything = types.NamespacedName{Name: "everything"}
+	// report: what the pools' status says may be untrue.
+	report = types.NamespacedName{Name: "report"}
+)
+
+const (
+	// reportDelay gathers what many Services change at once into one write for each pool.
+	reportDelay = 200 * time.Millisecond
+	// servedPoll is how often is asked whether the definitions are served yet.
+	servedPoll = 200 * time.Millisecond
+)
+
+// controller is one term of the controller. Its queue has one worker, which alone uses
+// what is not guarded.
+type controller struct {
+	Deps
+	queue      *work.Queue[types.NamespacedName]
+	services   cache.Indexer
+	namespaces cache.Indexer
+	nodes      cache.Indexer
+
+	allocator *pools.Allocator // nil: the pools aren't known yet
+	basis     string           // what the allocator was made from
+	faults    []pools.Fault
+	told      string // of the faults
+	hasTold   bool
+	known     map[string]*core.IPAddressPool
+	refused   map[types.NamespacedName]bool // Services without an address, or without the second
+	written   map[types.NamespacedName]written
+	changes   int // of the allocator, when the refused were last tried
+
+	mu     sync.Mutex // guards config
+	config *core.Config
+}
+
+// Run gives and takes addresses until ctx ends. An error means that it could not begin.
+func Run(ctx context.Context, d Deps) error {
+	if d.Clock == nil {
+		d.Clock = clock.RealClock{}
+	}
+	if err := metallb.Install(ctx, d.Dynamic, d.Log); err != nil {
+		return err
+	}
+	if err := served(ctx, d.Dynamic, d.Clock); err != nil {
+		return nil //nolint:nilerr // ctx ended
+	}
+	view := caches.Open(ctx, d.Client, d.Caches)
+	defer view.Close()
+	c := &controller{
+		Deps: d, queue: work.New[types.NamespacedName]("loadbalancers", d.Log, d.Clock),
+		refused: map[types.NamespacedName]bool{}, written: map[types.NamespacedName]written{},
+	}
+	c.watch(view)
+	if ok, err := view.Ready(); !ok {
+		return err
+	}
+	var following sync.WaitGroup
+	defer following.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var followErr error
+	following.Go(func() {
+		defer cancel()
+		followErr = metallb.Follow(ctx, d.Dynamic, d.Log, c.configure)
+	})
+	c.queue.Run(ctx, 1, c.sync)
+	following.Wait()
+	return followErr
+}
+
+// served waits until pools can be listed. While they can't, Follow counts them as none, and
+// then every Service would lose its address.
+func served(ctx context.Context, client dynamic.Interface, clk clock.WithTicker) error {
+	ticker := clk.NewTicker(servedPoll)
+	defer ticker.Stop()
+	for {
+		if _, err := client.Resource(metallb.Pools).Namespace(core.Namespace).List(ctx, metav1.ListOptions{}); err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the definitions: %w", ctx.Err())
+		case <-ticker.C():
+		}
+	}
+}
+
+func (c *controller) watch(view *caches.View) {
+	informers := view.Core().V1()
+	services, namespaces, nodes := informers.Services().Informer(), informers.Namespaces().Informer(), informers.Nodes().Informer()
+	c.services, c.namespaces, c.nodes = services.GetIndexer(), namespaces.GetIndexer(), nodes.GetIndexer()
+	view.OnAny(services, func(obj any) {
+		if name, err := cache.DeletionHandlingObjectToName(obj); err == nil {
+			c.queue.Add(types.NamespacedName{Namespace: name.Namespace, Name: name.Name})
+		}
+	})
+	// Both matter seldom: by their labels, addresses and ranges, which are part of the basis.
+	view.OnAny(namespaces, func(any) { c.queue.Add(everything) })
+	view.On(nodes, cache.ResourceEventHandlerFuncs{
+		AddFunc: func(any) { c.queue.Add(everything) },
+		UpdateFunc: func(old, now any) {
+			// Heartbeats come every few seconds.
+			if fmt.Sprint(addressesOf(old.(*corev1.Node))) != fmt.Sprint(addressesOf(now.(*corev1.Node))) {
+				c.queue.Add(everything)
+			}
+		},
+		DeleteFunc: func(any) { c.queue.Add(everything) },
+	})
+}
+
+// configure takes what Follow says.
+func (c *controller) configure(config *core.Config) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.config = config
+	c.queue.Add(everything)
+}
+
+// sync works on one key.
+func (c *controller) sync(ctx context.Context, key types.NamespacedName) error {
+	switch key {
+	case everything:
+		c.begin()
+		c.queue.Add(report)
+		return nil
+	case report:
+		return c.report(ctx)
+	}
+	if c.allocator == nil {
+		return nil // begin asks for all
+	}
+	err := c.service(ctx, key)
+	if now := c.allocator.Changes(); now != c.changes {
+		c.changes = now
+		c.tryAgain()
+		c.queue.AddAfter(report, reportDelay)
+	}
+	return err
+}
+
+// addressesOf gives what is a node's own.
+func addressesOf(node *corev1.Node) []pools.Reserved {
+	var out []pools.Reserved
+	for _, a := range node.Status.Addresses {
+		if addr, err := netip.ParseAddr(a.Address); err == nil {
+			out = append(out, pools.Reserved{Prefix: netip.PrefixFrom(addr, addr.BitLen()), What: "the address of node " + node.Name})
+		}
+	}
+	for _, cidr := range node.Spec.PodCIDRs {
+		if prefix, err := netip.ParsePrefix(cidr); err == nil {
+			out = append(out, pools.Reserved{Prefix: prefix, What: "the pod addresses of node " + node.Name})
+		}
+	}
+	return out
+}
