@@ -35,7 +35,7 @@ func (r Ranges) handOver(ranges []netip.Prefix) {
 	r.To(ranges)
 }
 
-// putCIDR takes a ServiceCIDR's ranges, nil for one that is gone. mu is held.
+// putCIDR takes a ServiceCIDR's ranges, nil for one that is gone. The lock is held.
 func (s *state) putCIDR(name types.NamespacedName, ranges []netip.Prefix) {
 	before := join(s.cidrs)
 	if len(ranges) == 0 {
@@ -73,10 +73,10 @@ func (s *state) whereServed(list listFunc, log *slog.Logger) listFunc {
 		if !apierrors.IsNotFound(err) && !apierrors.IsForbidden(err) {
 			return objs, err
 		}
-		s.mu.Lock()
+		s.Lock()
 		s.listed[listedCIDRs] = true
 		s.wake()
-		s.mu.Unlock()
+		s.Unlock()
 		if apierrors.IsForbidden(err) {
 			return nil, fmt.Errorf("list ServiceCIDRs, without which only the ranges of --service-cidr are known: %w", err)
 		}

@@ -140,11 +140,18 @@ type object interface {
 // it comes, and so does the reflector for it while it collects a list that is
 // streamed (KEP-3157), which would otherwise be held whole.
 type store[O object, V any] struct {
-	state     *state
+	state     board
 	listed    int
 	translate func(O) V                     // called from the reflector's goroutine only
-	put       func(types.NamespacedName, V) // the zero value for what is gone; state.mu is held
-	names     func() []types.NamespacedName // all that is held; state.mu is held
+	put       func(types.NamespacedName, V) // the zero value for what is gone; the lock is held
+	names     func() []types.NamespacedName // all that is held; the lock is held
+}
+
+// board is what stores put their values on.
+type board interface {
+	sync.Locker
+	wake()       // tells who hands the news over; the lock is held
+	first(n int) // the first list of a resource is here; the lock is held
 }
 
 // compact is what a store keeps of an object.
@@ -194,16 +201,16 @@ func (s *store[O, V]) Delete(obj any) error {
 }
 
 func (s *store[O, V]) change(name types.NamespacedName, value V) {
-	s.state.mu.Lock()
-	defer s.state.mu.Unlock()
+	s.state.Lock()
+	defer s.state.Unlock()
 	s.put(name, value)
 	s.state.wake()
 }
 
 // Replace implements cache.ReflectorStore: objs are all there are.
 func (s *store[O, V]) Replace(objs []any, _ string) error {
-	s.state.mu.Lock()
-	defer s.state.mu.Unlock()
+	s.state.Lock()
+	defer s.state.Unlock()
 	there := make(map[types.NamespacedName]bool, len(objs))
 	for _, obj := range objs {
 		c, err := s.compact(obj)
@@ -219,7 +226,7 @@ func (s *store[O, V]) Replace(objs []any, _ string) error {
 			s.put(name, gone)
 		}
 	}
-	s.state.listed[s.listed] = true
+	s.state.first(s.listed)
 	s.state.wake()
 	return nil
 }

@@ -17,16 +17,16 @@ import (
 type state struct {
 	news chan struct{} // capacity 1: there is something to hand over
 
-	mu       sync.Mutex // guards the following
-	services map[types.NamespacedName]*catalog.Service
-	slices   map[types.NamespacedName][]*catalog.Slice     // by Service; nearly always one or two
-	owner    map[types.NamespacedName]types.NamespacedName // of a slice: its Service
-	node     *catalog.Node
-	cidrs    map[types.NamespacedName][]netip.Prefix // by ServiceCIDR
-	listed   [resources]bool                         // the first list is here
-	dirty    map[types.NamespacedName]bool
-	all      bool // the consumers need a Replace
-	moved    bool // cidrs aren't what was handed over
+	sync.Mutex // guards the following
+	services   map[types.NamespacedName]*catalog.Service
+	slices     map[types.NamespacedName][]*catalog.Slice     // by Service; nearly always one or two
+	owner      map[types.NamespacedName]types.NamespacedName // of a slice: its Service
+	node       *catalog.Node
+	cidrs      map[types.NamespacedName][]netip.Prefix // by ServiceCIDR
+	listed     [resources]bool                         // the first list is here
+	dirty      map[types.NamespacedName]bool
+	all        bool // the consumers need a Replace
+	moved      bool // cidrs aren't what was handed over
 }
 
 // The resources that must be listed before anything is handed over: with half of
@@ -48,7 +48,10 @@ func newState(nodeName string) *state {
 	}
 }
 
-// wake tells that there may be news. mu is held.
+// first notes that a resource's first list is here. The lock is held.
+func (s *state) first(n int) { s.listed[n] = true }
+
+// wake tells that there may be news. The lock is held.
 func (s *state) wake() {
 	if slices.Contains(s.listed[:], false) || !s.all && !s.moved && len(s.dirty) == 0 {
 		return
@@ -59,7 +62,7 @@ func (s *state) wake() {
 	}
 }
 
-// putService takes a Service, nil for a deleted one. mu is held.
+// putService takes a Service, nil for a deleted one. The lock is held.
 func (s *state) putService(name types.NamespacedName, svc *catalog.Service) {
 	old := s.services[name]
 	switch {
@@ -73,7 +76,7 @@ func (s *state) putService(name types.NamespacedName, svc *catalog.Service) {
 	s.dirty[name] = true
 }
 
-// putSlice takes a slice, nil for one that is deleted or none of ours. mu is held.
+// putSlice takes a slice, nil for one that is deleted or none of ours. The lock is held.
 func (s *state) putSlice(name types.NamespacedName, slice *catalog.Slice) {
 	if owner, ok := s.owner[name]; ok {
 		all := s.slices[owner]
@@ -115,14 +118,14 @@ func sameEndpoint(a, b catalog.Endpoint) bool {
 }
 
 // putNode takes the Node. A deleted one stays as it was: the node that we run on
-// is alive, whatever the API holds of it. mu is held.
+// is alive, whatever the API holds of it. The lock is held.
 func (s *state) putNode(n *catalog.Node) {
 	if n != nil && !reflect.DeepEqual(n, s.node) {
 		s.node, s.all = n, true
 	}
 }
 
-// view gives a Service as it is. mu is held.
+// view gives a Service as it is. The lock is held.
 func (s *state) view(name types.NamespacedName) View {
 	return View{Name: name, Service: s.services[name], Slices: slices.Clone(s.slices[name])}
 }
@@ -131,7 +134,7 @@ func (s *state) view(name types.NamespacedName) View {
 // come in ranges that are known. Changes that come meanwhile are collected for the
 // next time.
 func (s *state) handOver(ranges Ranges, consumers []Consumer) {
-	s.mu.Lock()
+	s.Lock()
 	all, node := s.all, s.node
 	var union []netip.Prefix
 	moved := s.moved
@@ -149,7 +152,7 @@ func (s *state) handOver(ranges Ranges, consumers []Consumer) {
 		}
 	}
 	s.all, s.moved, s.dirty = false, false, map[types.NamespacedName]bool{}
-	s.mu.Unlock()
+	s.Unlock()
 	if moved {
 		ranges.handOver(union)
 	}

@@ -50,8 +50,8 @@ func slice(n, service, addr string) *catalog.Slice {
 
 // do runs one event as a store would.
 func (s *state) do(f func()) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.Lock()
+	defer s.Unlock()
 	f()
 	s.wake()
 }

@@ -40,7 +40,7 @@ func (n *Network) ensureBridge() error {
 			want[a] = true
 		}
 	}
-	return ensureAddresses(link, want)
+	return EnsureAddresses(link, want)
 }
 
 // makeBridge makes the bridge without an IPv6 link-local address: nobody is on it
@@ -67,12 +67,12 @@ func makeBridge() (netlink.Link, error) {
 	return netlink.LinkByName(Bridge)
 }
 
-// ensureAddresses gives the bridge the addresses wanted and takes those of a
+// EnsureAddresses gives a link of ours the addresses wanted and takes those of a
 // previous pod range away.
-func ensureAddresses(link netlink.Link, want map[netip.Addr]bool) error {
+func EnsureAddresses(link netlink.Link, want map[netip.Addr]bool) error {
 	have, err := netlink.AddrList(link, netlink.FAMILY_ALL)
 	if err != nil {
-		return fmt.Errorf("list the addresses of %s: %w", Bridge, err)
+		return fmt.Errorf("list the addresses of %s: %w", link.Attrs().Name, err)
 	}
 	missing := map[netip.Addr]bool{}
 	for a := range want {
@@ -86,7 +86,7 @@ func ensureAddresses(link netlink.Link, want map[netip.Addr]bool) error {
 		if want[a] {
 			delete(missing, a)
 		} else if err := netlink.AddrDel(link, &h); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
-			return fmt.Errorf("remove the address %s of an earlier pod range from %s: %w", a, Bridge, err)
+			return fmt.Errorf("remove the address %s of an earlier pod range from %s: %w", a, link.Attrs().Name, err)
 		}
 	}
 	for a := range missing {
@@ -97,7 +97,7 @@ func ensureAddresses(link netlink.Link, want map[netip.Addr]bool) error {
 			addr.Flags = unix.IFA_F_NODAD
 		}
 		if err := netlink.AddrReplace(link, addr); err != nil {
-			return fmt.Errorf("give %s the address %s: %w", Bridge, a, err)
+			return fmt.Errorf("give %s the address %s: %w", link.Attrs().Name, a, err)
 		}
 	}
 	return nil

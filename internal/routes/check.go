@@ -8,6 +8,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"portico.dev/portico/internal/core/mesh"
 )
 
 // Check looks, before anything starts, for ranges that can't work here: malformed
@@ -146,7 +148,7 @@ func hostRoutes() ([]hostRoute, error) {
 	var out []hostRoute
 	for _, r := range routes {
 		p, ok := prefix(r.Dst)
-		if !ok || p.Bits() == 0 || r.Protocol == RouteProtocol || ours(names[r.LinkIndex]) || special(p) {
+		if !ok || p.Bits() == 0 || r.Protocol == RouteProtocol || r.Protocol == PeerProtocol || ours(names[r.LinkIndex]) || special(p) {
 			continue
 		}
 		switch r.Type {
@@ -162,7 +164,11 @@ func hostRoutes() ([]hostRoute, error) {
 }
 
 // ours tells whether a link is one of Portico's.
-func ours(link string) bool { return link == Bridge || strings.HasPrefix(link, LinkPrefix) }
+func ours(link string) bool {
+	return link == Bridge || isTunnel(link) || strings.HasPrefix(link, LinkPrefix)
+}
+
+func isTunnel(link string) bool { return link == mesh.TunnelIPv4 || link == mesh.TunnelIPv6 }
 
 func special(p netip.Prefix) bool {
 	a := p.Addr()

@@ -17,10 +17,14 @@ const (
 	// RouteProtocol marks our routes ("proto 112"), so that they are told from
 	// anybody else's. The number is in nobody's rt_protos.
 	RouteProtocol netlink.RouteProtocol = 112
+	// PeerProtocol marks the routes to other nodes ("proto 113"), likewise.
+	PeerProtocol netlink.RouteProtocol = 113
 	// Table is the name of our nftables table, of family inet.
 	Table = "portico-routes"
 	// LinkTable is the name of the one that guards the guests' links.
 	LinkTable = "portico-links"
+	// PeerTable is the name of the one that keeps strangers out of the tunnels.
+	PeerTable = "portico-peers"
 )
 
 // Config says what network the node is to have. Each list of ranges has at most

@@ -140,7 +140,7 @@ func isForwarding(key, prefix string) bool {
 	return strings.HasPrefix(key, prefix) && strings.HasSuffix(key, "/forwarding")
 }
 
-// ourLinks lists portico0 and the guests' taps. A link of another kind that
+// ourLinks lists portico0, the tunnels and the guests' taps. A link of another kind that
 // merely has such a name is somebody else's.
 func ourLinks() ([]netlink.Link, error) {
 	links, err := netlink.LinkList()
@@ -152,7 +152,8 @@ func ourLinks() ([]netlink.Link, error) {
 		a := l.Attrs()
 		bridge := a.Name == Bridge && l.Type() == "bridge"
 		tap := strings.HasPrefix(a.Name, LinkPrefix) && l.Type() == "tuntap"
-		if bridge || tap {
+		tunnel := isTunnel(a.Name) && l.Type() == "vxlan"
+		if bridge || tap || tunnel {
 			out = append(out, l)
 		}
 	}
@@ -160,12 +161,16 @@ func ourLinks() ([]netlink.Link, error) {
 }
 
 func ourRoutes() ([]netlink.Route, error) {
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_ALL,
-		&netlink.Route{Protocol: RouteProtocol, Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
-	if err != nil {
-		return nil, fmt.Errorf("list our routes: %w", err)
+	var out []netlink.Route
+	for _, protocol := range []netlink.RouteProtocol{RouteProtocol, PeerProtocol} {
+		routes, err := netlink.RouteListFiltered(netlink.FAMILY_ALL,
+			&netlink.Route{Protocol: protocol, Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
+		if err != nil {
+			return nil, fmt.Errorf("list our routes: %w", err)
+		}
+		out = append(out, routes...)
 	}
-	return routes, nil
+	return out, nil
 }
 
 func ourTables() ([]string, error) {
@@ -179,7 +184,7 @@ func ourTables() ([]string, error) {
 	}
 	var out []string
 	for _, t := range tables {
-		if t.Name == Table || t.Name == LinkTable {
+		if t.Name == Table || t.Name == LinkTable || t.Name == PeerTable {
 			out = append(out, t.Name)
 		}
 	}

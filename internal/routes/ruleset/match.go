@@ -102,6 +102,14 @@ func UDPTo(port uint16) Match {
 	}
 }
 
+// VXLAN matches packets of one VXLAN network to a UDP port (RFC 7348 section 5).
+func VXLAN(port uint16, vni uint32) Match {
+	return append(UDPTo(port),
+		&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseTransportHeader, Offset: 8 + 4, Len: 3},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: binary.BigEndian.AppendUint32(nil, vni)[1:]},
+	)
+}
+
 // ICMPv6 matches ICMPv6 messages of a type.
 func ICMPv6(kind byte) Match {
 	return Match{

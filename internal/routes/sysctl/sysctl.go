@@ -33,6 +33,26 @@ func Set(key, value string) error {
 	return nil
 }
 
+// Tune sets the parameters of one link that differ, without a record as Set does: pairs of
+// a key, in which "%" stands for the link, and a value. Those that this kernel hasn't got
+// are left out.
+func Tune(link string, settings [][2]string) error {
+	for _, s := range settings {
+		key, value := strings.Replace(s[0], "%", link, 1), s[1]
+		now, err := Get(key)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err == nil && now != value {
+			err = Set(key, value)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Exists tells whether the kernel has the parameter.
 func Exists(key string) bool {
 	_, err := os.Stat(filepath.Join(Root, key))

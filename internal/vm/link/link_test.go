@@ -288,6 +288,32 @@ func TestGuest(t *testing.T) {
 	}
 }
 
+// A guest that runs hears of a smaller MTU at once by router advertisement, and of it by
+// DHCPv4 when it asks again; its tap has it too, and keeps it.
+func TestSetMTU(t *testing.T) {
+	m := node(t)
+	listenOnNode(t)
+	g := numbered(13)
+	a := boot(t, m, g)
+	a.configure(t)
+	mtu := func(of string) string { return a.run(t, "cat", "/proc/sys/net/ipv6/conf/"+of+"/mtu") }
+	if err := m.SetMTU(1400); err != nil {
+		t.Fatal(err)
+	}
+	nstest.Eventually(t, patience, "the guest knows of 1400", func() bool { return strings.TrimSpace(mtu(a.nic)) == "1400" })
+	if l, err := find(g.ID); err != nil || l.Attrs().MTU != 1400 {
+		t.Errorf("the tap: %+v, %v", l, err)
+	}
+	a.reaches(t, nodeAddrs...)
+	if err := m.SetMTU(1000); err == nil {
+		t.Error("an MTU too small for IPv6 was taken")
+	}
+	a.off()
+	if err := m.Detach(t.Context(), g.ID); err != nil {
+		t.Error(err)
+	}
+}
+
 // kernel describes links, addresses, routes, neighbours and rules.
 func kernel(t *testing.T) string {
 	t.Helper()

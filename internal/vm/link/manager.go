@@ -24,7 +24,7 @@ type Config struct {
 	// Source4 and Source6 are the node's own addresses, on portico0: the source
 	// of what the node sends to guests. Either may be invalid.
 	Source4, Source6 netip.Addr
-	MTU              int // of the uplink: what guests may send in one piece
+	MTU              int // at first: what guests may send in one piece, wherever it goes
 	Log              *slog.Logger
 }
 
@@ -41,6 +41,7 @@ type Manager struct {
 	changed chan struct{} // holds one token when dirty isn't empty
 
 	mu     sync.Mutex // guards the following, and the kernel's state against two writers
+	mtu    int
 	guests map[string]*attached
 
 	dirtyMu sync.Mutex // guards the following
@@ -51,14 +52,15 @@ type Manager struct {
 type attached struct {
 	guest  Guest
 	index  int
+	mtu    int // that the guest is told of
 	server *server
 }
 
 // Open starts a manager: the table against spoofing is in the kernel when it
 // returns. It touches no link until it is told of its guest.
 func Open(cfg Config) (*Manager, error) {
-	if cfg.MTU < 1280 || cfg.MTU > 65521 { // RFC 8200 section 5; the most a tap takes
-		return nil, fmt.Errorf("guests can't have an MTU of %d; it must be from 1280 to 65521", cfg.MTU)
+	if err := checkMTU(cfg.MTU); err != nil {
+		return nil, err
 	}
 	watcher, err := rtevent.Open()
 	if err != nil {
@@ -66,7 +68,7 @@ func Open(cfg Config) (*Manager, error) {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	m := &Manager{
-		cfg: cfg, ipv6: routes.IPv6Enabled(), log: cfg.Log, watcher: watcher, stop: stop, changed: make(chan struct{}, 1),
+		cfg: cfg, mtu: cfg.MTU, ipv6: routes.IPv6Enabled(), log: cfg.Log, watcher: watcher, stop: stop, changed: make(chan struct{}, 1),
 		guests: map[string]*attached{}, byIndex: map[int]string{}, dirty: map[string]bool{},
 	}
 	m.done.Go(func() {
@@ -86,6 +88,32 @@ func Open(cfg Config) (*Manager, error) {
 	})
 	m.done.Go(func() { m.keep(ctx) })
 	return m, nil
+}
+
+func checkMTU(mtu int) error {
+	if mtu < 1280 || mtu > 65521 { // RFC 8200 section 5; the most a tap takes
+		return fmt.Errorf("guests can't have an MTU of %d; it must be from 1280 to 65521", mtu)
+	}
+	return nil
+}
+
+// SetMTU changes what guests may send in one piece. Those that run hear of it by a router
+// advertisement at once, and by DHCPv4 when they renew their lease; until then whoever
+// sends too much is told so by the node.
+func (m *Manager) SetMTU(mtu int) error {
+	if err := checkMTU(mtu); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.mtu = mtu
+	var failed error
+	for _, a := range m.guests {
+		if err := m.settle(a.guest); err != nil {
+			failed = errors.Join(failed, fmt.Errorf("tell guest %s of its MTU: %w", a.guest, err))
+		}
+	}
+	return failed
 }
 
 // Keeper keeps the table against spoofing.
@@ -162,7 +190,7 @@ func (m *Manager) settle(g Guest) error {
 		m.log.Warn("IPv6 is switched off on this host; the guest gets its IPv4 address only", "guest", g.String())
 		g.Addrs, g.DNS = []netip.Addr{g.addr(false)}, g.dns(false)
 	}
-	answers, err := newResponder(g, m.cfg.MTU)
+	answers, err := newResponder(g, m.mtu)
 	if err != nil {
 		return err
 	}
@@ -184,7 +212,7 @@ func (m *Manager) settle(g Guest) error {
 		return err
 	}
 	old := m.guests[g.ID]
-	if old != nil && old.index == index && old.guest.equal(g) {
+	if old != nil && old.index == index && old.mtu == m.mtu && old.guest.equal(g) {
 		return nil
 	}
 	if old != nil {
@@ -194,7 +222,7 @@ func (m *Manager) settle(g Guest) error {
 	if err != nil {
 		return err
 	}
-	m.guests[g.ID] = &attached{guest: g, index: index, server: s}
+	m.guests[g.ID] = &attached{guest: g, index: index, mtu: m.mtu, server: s}
 	m.dirtyMu.Lock()
 	m.byIndex[index] = g.ID
 	m.dirtyMu.Unlock()

@@ -99,9 +99,9 @@ func (m *Manager) ensure(l netlink.Link, g Guest) error {
 			return fmt.Errorf("set the hardware address of %s: %w", name, err)
 		}
 	}
-	if l.Attrs().MTU != m.cfg.MTU {
-		if err := netlink.LinkSetMTU(l, m.cfg.MTU); err != nil {
-			return fmt.Errorf("set the MTU of %s to %d: %w", name, m.cfg.MTU, err)
+	if l.Attrs().MTU != m.mtu {
+		if err := netlink.LinkSetMTU(l, m.mtu); err != nil {
+			return fmt.Errorf("set the MTU of %s to %d: %w", name, m.mtu, err)
 		}
 	}
 	if l.Attrs().Flags&net.FlagUp == 0 {
@@ -177,37 +177,24 @@ func otherLinkOf(a netip.Addr, index int) (string, error) {
 // tune sets the switches of one tap. A new link inherits conf/default, which on
 // every host is different: all that matters is set.
 func tune(name string) error {
-	for _, s := range []struct{ key, value string }{
-		{"ipv4/conf/%/forwarding", "1"},
-		{"ipv4/conf/%/rp_filter", "1"}, // sources are the guest's own; our table says so too
-		{"ipv4/conf/%/send_redirects", "0"},
-		{"ipv4/conf/%/accept_redirects", "0"},
-		{"ipv4/conf/%/accept_source_route", "0"},
-		{"ipv4/conf/%/proxy_arp", "0"},
-		{"ipv6/conf/%/disable_ipv6", "0"},
-		{"ipv6/conf/%/addr_gen_mode", "1"}, // none: fe80::1 is the only address
-		{"ipv6/conf/%/accept_ra", "0"},
-		{"ipv6/conf/%/autoconf", "0"},
-		{"ipv6/conf/%/accept_redirects", "0"},
+	return sysctl.Tune(name, [][2]string{
+		{"net/ipv4/conf/%/forwarding", "1"},
+		{"net/ipv4/conf/%/rp_filter", "1"}, // sources are the guest's own; our table says so too
+		{"net/ipv4/conf/%/send_redirects", "0"},
+		{"net/ipv4/conf/%/accept_redirects", "0"},
+		{"net/ipv4/conf/%/accept_source_route", "0"},
+		{"net/ipv4/conf/%/proxy_arp", "0"},
+		{"net/ipv6/conf/%/disable_ipv6", "0"},
+		{"net/ipv6/conf/%/addr_gen_mode", "1"}, // none: fe80::1 is the only address
+		{"net/ipv6/conf/%/accept_ra", "0"},
+		{"net/ipv6/conf/%/autoconf", "0"},
+		{"net/ipv6/conf/%/accept_redirects", "0"},
 		// forwarding makes neighbour advertisements say "router"; without it the
 		// guest drops its default route. On kernels that have it, force_forwarding
 		// makes up for an all.forwarding of 0.
-		{"ipv6/conf/%/forwarding", "1"},
-		{"ipv6/conf/%/force_forwarding", "1"},
-	} {
-		key := "net/" + strings.Replace(s.key, "%", name, 1)
-		now, err := sysctl.Get(key)
-		if errors.Is(err, os.ErrNotExist) {
-			continue // no IPv6 here, or an older kernel
-		}
-		if err == nil && now != s.value {
-			err = sysctl.Set(key, s.value)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+		{"net/ipv6/conf/%/forwarding", "1"},
+		{"net/ipv6/conf/%/force_forwarding", "1"},
+	})
 }
 
 func familyOf(a netip.Addr) int {
