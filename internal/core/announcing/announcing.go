@@ -26,6 +26,9 @@ type Node struct {
 	Addresses []netip.Addr // its own, the primary of each family first
 	// Excluded by the label node.kubernetes.io/exclude-from-external-load-balancers.
 	Excluded bool
+	// Draining: no new workloads come (spec.unschedulable). It announces what nobody
+	// else can.
+	Draining bool
 }
 
 // Service is one with load-balancer addresses.

@@ -57,6 +57,9 @@ type Service struct {
 	SourceRanges        []netip.Prefix // loadBalancerSourceRanges; empty: everybody
 	HealthCheckNodePort uint16         // 0: none
 
+	// Labels are kept for type LoadBalancer only: advertisements select by them.
+	Labels map[string]string
+
 	PublishNotReady bool
 	Distribution    string // spec.trafficDistribution, "" when unset
 	Foreign         bool   // service-proxy-name is set: another proxy serves it

@@ -93,6 +93,9 @@ func (s *Service) ports(faults *faultList, from []corev1.ServicePort) {
 // balancer reads what concerns load-balancer addresses. Where source ranges were
 // asked for and none can be read, nobody is admitted: the addresses aren't served.
 func (s *Service) balancer(faults *faultList, svc *corev1.Service) {
+	if s.Type == corev1.ServiceTypeLoadBalancer {
+		s.Labels = svc.Labels
+	}
 	if n := svc.Spec.HealthCheckNodePort; n != 0 {
 		var ok bool
 		if s.HealthCheckNodePort, ok = portNumber(n); !ok {

@@ -1,0 +1,13 @@
+// Package announce collects what decides about the announcement of load-balancer
+// addresses on this node, and hands it to those who announce.
+//
+//	Services with endpoints (an agent.Consumer) --+
+//	Nodes (a watch) -------------------------------+--> announcing.Input --> Parts: l2, bgp
+//	custom resources of metallb.io (a watch) ------+
+//
+// Every Part gets each Input whole, after all three were listed once; changes that come
+// together are handed over together. Nothing is decided here, and nothing is written.
+//
+// Below it: greet has agents know of each other's life within 300 ms, l2 answers ARP and
+// neighbour solicitations for addresses that this node holds.
+package announce
