@@ -11,6 +11,8 @@ declare -A package=(
 	[pgrep]=procps
 	[dnsperf]=dnsperf # for make bench-dns
 	[gcc]=gcc # for the race detector
+	[vtysh]=frr # routers for the tests of BGP
+	[birdc]=bird2 # likewise
 )
 missing=()
 for program in "${!package[@]}"; do

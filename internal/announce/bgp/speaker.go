@@ -1,0 +1,234 @@
+package bgp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/osrg/gobgp/v4/pkg/server"
+
+	"portico.dev/portico/internal/announce/bgp/bfd"
+	"portico.dev/portico/internal/core/announcing"
+	core "portico.dev/portico/internal/core/bgp"
+	"portico.dev/portico/internal/core/metallb"
+)
+
+// again is how often what failed is tried anew and Secrets are read anew.
+const again = 10 * time.Second
+
+// Options is what a Speaker needs of its surroundings.
+type Options struct {
+	Log *slog.Logger
+	// Password gives the password in a Secret. nil: there are no Secrets.
+	Password func(context.Context, metallb.SecretReference) (string, error)
+	// Changed is called when State may say something else. It must not block. nil: nobody.
+	Changed func()
+	// Now is the clock. nil: time.Now.
+	Now func() time.Time
+}
+
+// Speaker keeps the sessions of a node. It is a part of package announce.
+type Speaker struct {
+	Options
+	wake chan struct{} // capacity 1: Run has something to do
+	bfd  *bfd.Server
+
+	// Run alone uses these.
+	routerID netip.Addr
+	paths    map[netip.Prefix]announced
+	groups   map[string]*group // by key
+	last     uint32            // number of the newest group
+	policy   string            // what the server has
+
+	mu       sync.Mutex // guards the following
+	server   *server.BgpServer
+	plan     *core.Plan // nil: nothing was Set yet
+	peers    map[string]*peer
+	leaving  chan struct{} // closed when Withdraw was asked for
+	left     chan struct{} // closed when all was withdrawn
+	problems []error       // of the last round
+}
+
+// announced is a path in the server's table.
+type announced struct {
+	group   uint32
+	nextHop netip.Addr
+}
+
+// New makes a Speaker without sessions; Run has it speak.
+func New(o Options) *Speaker {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Changed == nil {
+		o.Changed = func() {}
+	}
+	return &Speaker{
+		Options: o, wake: make(chan struct{}, 1), bfd: bfd.NewServer(o.Log),
+		leaving: make(chan struct{}), left: make(chan struct{}),
+		peers: map[string]*peer{},
+	}
+}
+
+// Set hands over what decides; Run makes the sessions equal to it.
+func (s *Speaker) Set(in announcing.Input) {
+	plan := core.Decide(in)
+	s.mu.Lock()
+	s.plan = &plan
+	s.mu.Unlock()
+	s.poke()
+}
+
+// Plan gives what was decided last; nil before the first Set.
+func (s *Speaker) Plan() *core.Plan {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.plan
+}
+
+func (s *Speaker) poke() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run keeps the sessions until ctx ends. Then peers with graceful restart see a connection
+// that breaks and keep the routes for the next start; the others are told goodbye.
+func (s *Speaker) Run(ctx context.Context) error {
+	defer s.stop(true)
+	ticker := time.NewTicker(again)
+	defer ticker.Stop()
+	leaving := s.leaving
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-leaving:
+			leaving = nil
+			s.stop(false)
+			close(s.left)
+			continue
+		case <-s.wake:
+		case <-ticker.C:
+		}
+		if leaving != nil {
+			s.reconcile(ctx)
+		}
+	}
+}
+
+// Withdraw ends all sessions with a notification, for a stop that is meant to last: routers
+// forget the routes at once, graceful restart or not. It returns when that is said. Run
+// goes on, silently.
+func (s *Speaker) Withdraw(ctx context.Context) error {
+	s.mu.Lock()
+	select {
+	case <-s.leaving:
+	default:
+		close(s.leaving)
+	}
+	s.mu.Unlock()
+	select {
+	case <-s.left:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("withdraw from BGP routers: %w", ctx.Err())
+	}
+}
+
+// reconcile makes the server equal to the plan. What fails is logged once, shown by State,
+// and tried again.
+func (s *Speaker) reconcile(ctx context.Context) {
+	plan := s.Plan()
+	if plan == nil {
+		return
+	}
+	var problems []error
+	if s.running() && (s.routerID != plan.RouterID || len(plan.Sessions) == 0) {
+		s.stop(false)
+	}
+	if len(plan.Sessions) > 0 {
+		problems = s.converge(ctx, plan)
+	}
+	s.mu.Lock()
+	before := fmt.Sprint(s.problems)
+	s.problems = problems
+	s.mu.Unlock()
+	if fmt.Sprint(problems) != before {
+		for _, err := range problems {
+			s.Log.Warn("BGP can't be as it should", "err", err)
+		}
+	}
+	s.Changed()
+}
+
+// converge goes from safe to safe: peers that must not hear anything more go first, and
+// new ones come last, so that the first thing they hear is complete.
+func (s *Speaker) converge(ctx context.Context, plan *core.Plan) []error {
+	if err := s.start(plan); err != nil {
+		return []error{err}
+	}
+	configs, problems := s.resolve(ctx, plan)
+	gone, broken := s.unfit(configs)
+	for _, p := range gone {
+		problems = append(problems, s.remove(p))
+	}
+	problems = append(problems, s.announce(plan))
+	for _, p := range broken {
+		problems = append(problems, s.renew(p))
+	}
+	for _, c := range configs {
+		problems = append(problems, s.add(c))
+	}
+	problems = slices.Concat(problems, s.refuse(), s.watchPaths())
+	return slices.DeleteFunc(problems, func(err error) bool { return err == nil })
+}
+
+// resolve puts passwords into the sessions' settings. A session whose Secret can't be read
+// stays as it is, or waits.
+func (s *Speaker) resolve(ctx context.Context, plan *core.Plan) (map[string]core.Config, []error) {
+	var problems []error
+	configs := make(map[string]core.Config, len(plan.Sessions))
+	for i := range plan.Sessions {
+		c := plan.Sessions[i].Config
+		if c.Secret.Name != "" {
+			password, err := s.password(ctx, c.Secret)
+			if err != nil {
+				problems = append(problems, fmt.Errorf("BGPPeer %s: password in Secret %s/%s: %w", c.Peer, c.Secret.Namespace, c.Secret.Name, err))
+				p := s.peer(c.Peer)
+				if p == nil || p.config.Secret != c.Secret {
+					continue
+				}
+				password = p.config.Password
+			}
+			c.Password = password
+		}
+		configs[c.Peer] = c
+	}
+	return configs, problems
+}
+
+func (s *Speaker) password(ctx context.Context, ref metallb.SecretReference) (string, error) {
+	if s.Password == nil {
+		return "", errors.New("no Secret can be read here")
+	}
+	return s.Password(ctx, ref)
+}
+
+func (s *Speaker) running() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.server != nil
+}
+
+func (s *Speaker) peer(name string) *peer {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.peers[name]
+}
