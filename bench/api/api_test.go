@@ -20,7 +20,7 @@ func TestShortFormMeasures(t *testing.T) {
 
 // The test binary is the load process, too.
 func TestMain(m *testing.M) {
-	if len(os.Args) == 2 && os.Args[1] == loadCommand {
+	if len(os.Args) > 1 && (os.Args[1] == loadCommand || os.Args[1] == floorCommand) {
 		main()
 		return
 	}
@@ -40,7 +40,7 @@ func TestMediansSpreadAndGoals(t *testing.T) {
 		f[createsLast], f[readySeconds] = creates, ready
 		return f
 	}
-	r := newResult(p, []figures{figure(900, 1), figure(700, 1.2), figure(800, 9)}, []figures{figure(100, 2.5), figure(90, 2.4), figure(110, 2.6)})
+	r := newResult(p, []figures{figure(900, 1), figure(700, 1.2), figure(800, 9)}, []figures{figure(100, 2.5), figure(90, 2.4), figure(110, 2.6)}, nil)
 	if r.values[createsLast] != 800.0 || r.values["peer_"+createsLast] != 100.0 {
 		t.Errorf("medians are %v and %v", r.values[createsLast], r.values["peer_"+createsLast])
 	}

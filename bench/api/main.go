@@ -11,6 +11,7 @@ import (
 	"os"
 	"time"
 
+	"portico.dev/portico/bench/apiserver"
 	"portico.dev/portico/bench/process"
 )
 
@@ -21,6 +22,7 @@ type plan struct {
 	serverCPUs, loadCPUs     string
 	profile                  string
 	rounds                   int
+	floor                    bool
 	idle                     time.Duration
 	job                      job // of the load process, without its phase
 }
@@ -30,6 +32,9 @@ func main() { process.Main(run) }
 func run(ctx context.Context, args []string) error {
 	if len(args) == 1 && args[0] == loadCommand {
 		return load(ctx)
+	}
+	if len(args) == 3 && args[0] == floorCommand {
+		return apiserver.ServeFloor(ctx, args[1], args[2])
 	}
 	p, err := parse(args)
 	if err != nil {
@@ -51,6 +56,7 @@ func parse(args []string) (*plan, error) {
 	f.StringVar(&p.profile, "profile", "", "folder for profiles of our server, which cost some speed: one round without the peer")
 	f.IntVar(&p.rounds, "rounds", 3, "how often each is measured")
 	f.DurationVar(&p.idle, "idle", 15*time.Second, "how long a server is left alone before its memory is read")
+	f.BoolVar(&p.floor, "floor", false, "measure also a server that only answers: what nobody can be below")
 	short := f.Bool("short", false, "one small round without the peer, to see that the measurement works")
 	p.job = job{Clients: 8, Gets: 10_000, Changes: 30}
 	f.IntVar(&p.job.Services, "services", 10_000, "how many Services are created")

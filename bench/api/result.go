@@ -31,7 +31,7 @@ var goals = []goal{
 }
 
 // further figures have no goal.
-var further = []string{createP99a, createP99b, createCPU, backlog, peakMB, gets, getCPU, fanoutWorst}
+var further = []string{createP99a, createP99b, createCPU, backlog, peakMB, gets, getCPU, fanoutWorst, fanoutCPU}
 
 func (g goal) met(ratio float64) bool {
 	if g.more {
@@ -52,7 +52,7 @@ type judged struct {
 	own, peer, ratio float64
 }
 
-func newResult(p *plan, ours, peers []figures) *result {
+func newResult(p *plan, ours, peers, floors []figures) *result {
 	r := &result{values: map[string]any{
 		"fan_out_over": fmt.Sprintf("%d watches, %d connections", p.job.Watchers, p.job.Connections),
 		"time":         time.Now().UTC().Format(time.RFC3339), "rounds": p.rounds, "services": p.job.Services, "clients": p.job.Clients,
@@ -87,6 +87,11 @@ func newResult(p *plan, ours, peers []figures) *result {
 				met[name] = g.met(own / peer)
 				r.goals = append(r.goals, judged{g, own, peer, own / peer})
 			}
+		}
+	}
+	if len(floors) > 0 {
+		for _, name := range floorFigures {
+			take("floor_", name, floors)
 		}
 	}
 	r.values["spread"] = spread

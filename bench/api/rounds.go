@@ -12,8 +12,12 @@ import (
 	"syscall"
 	"time"
 
+	"portico.dev/portico/bench/apiserver"
 	"portico.dev/portico/bench/figure"
 )
+
+// quietLook is for how long the server must be quiet, some times, after a load.
+const quietLook = 2 * time.Second
 
 // loadCommand makes this program the load process.
 const loadCommand = "load"
@@ -32,6 +36,7 @@ const (
 	fullMB       = "rss_10k_services_mb"
 	fanout       = "watch_fanout_1000_ms"
 	fanoutWorst  = "watch_fanout_1000_worst_ms"
+	fanoutCPU    = "watch_fanout_1000_cpu_ms"
 	createCPU    = "create_cpu_us"
 	getCPU       = "get_cpu_us"
 	backlog      = "settled_after_creates_seconds"
@@ -48,8 +53,16 @@ func (p *plan) run(ctx context.Context) (err error) {
 		return fmt.Errorf("make the servers' folder: %w", err)
 	}
 	defer os.RemoveAll(dir)
-	var ours, peers []figures
+	var ours, peers, floors []figures
 	for round := range p.rounds {
+		if p.floor {
+			f, err := p.measureFloor(ctx, filepath.Join(dir, fmt.Sprint("floor-", round)))
+			if err != nil {
+				return fmt.Errorf("measure the floor: %w", err)
+			}
+			floors = append(floors, f)
+			p.progress("floor", round, f)
+		}
 		f, err := p.measure(ctx, filepath.Join(dir, fmt.Sprint("portico-", round)), p.startPortico)
 		if err != nil {
 			return fmt.Errorf("measure Portico: %w", err)
@@ -59,8 +72,8 @@ func (p *plan) run(ctx context.Context) (err error) {
 		if p.apiserver == "" {
 			continue
 		}
-		f, err = p.measure(ctx, filepath.Join(dir, fmt.Sprint("peer-", round)), func(ctx context.Context, dir string) (*subject, error) {
-			return startPeer(ctx, dir, p.serverCPUs, p.etcd, p.apiserver)
+		f, err = p.measure(ctx, filepath.Join(dir, fmt.Sprint("peer-", round)), func(ctx context.Context, dir string) (*apiserver.Server, error) {
+			return apiserver.Peer{Etcd: p.etcd, APIServer: p.apiserver}.Start(ctx, dir, p.serverCPUs)
 		})
 		if err != nil {
 			return fmt.Errorf("measure the peer: %w", err)
@@ -68,15 +81,15 @@ func (p *plan) run(ctx context.Context) (err error) {
 		peers = append(peers, f)
 		p.progress("peer", round, f)
 	}
-	return p.write(newResult(p, ours, peers))
+	return p.write(newResult(p, ours, peers, floors))
 }
 
-func (p *plan) startPortico(ctx context.Context, dir string) (*subject, error) {
+func (p *plan) startPortico(ctx context.Context, dir string) (*apiserver.Server, error) {
 	var more []string
 	if p.profile != "" {
 		more = []string{"--profiling"}
 	}
-	return startPortico(ctx, dir, p.serverCPUs, p.portico, more...)
+	return apiserver.StartPortico(ctx, dir, p.serverCPUs, p.portico, more...)
 }
 
 func (p *plan) progress(name string, round int, f figures) {
@@ -85,7 +98,7 @@ func (p *plan) progress(name string, round int, f figures) {
 }
 
 // measure starts a server on an empty store, measures it, and removes all of it.
-func (p *plan) measure(ctx context.Context, dir string, start func(context.Context, string) (*subject, error)) (_ figures, err error) {
+func (p *plan) measure(ctx context.Context, dir string, start func(context.Context, string) (*apiserver.Server, error)) (_ figures, err error) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -94,25 +107,25 @@ func (p *plan) measure(ctx context.Context, dir string, start func(context.Conte
 	if err != nil {
 		return nil, err
 	}
-	defer s.stop()
-	f := figures{readySeconds: s.ready.Seconds()}
+	defer s.Stop()
+	f := figures{readySeconds: s.Ready.Seconds()}
 	if f[idleMB], err = p.settledMB(ctx, s); err != nil {
 		return nil, err
 	}
 	if err := p.heap(ctx, s, "idle"); err != nil {
 		return nil, err
 	}
-	if err := s.addToken(ctx); err != nil {
+	if err := addToken(ctx, s); err != nil {
 		return nil, err
 	}
-	peak := s.watchMemory()
+	peak := s.WatchMemory()
 	defer peak()
 	creates, err := p.load(ctx, s, "creates")
 	if err != nil {
 		return nil, err
 	}
 	f[createCPU] = creates.CPU.us(p.job.Services)
-	rest, err := s.settle(ctx)
+	rest, err := s.Settle(ctx, quietLook)
 	if err != nil {
 		return nil, err
 	}
@@ -125,22 +138,27 @@ func (p *plan) measure(ctx context.Context, dir string, start func(context.Conte
 	if err := p.heap(ctx, s, "full"); err != nil {
 		return nil, err
 	}
+	return f, p.reads(ctx, s, f)
+}
+
+// reads adds the figures of gets and watches.
+func (p *plan) reads(ctx context.Context, s *apiserver.Server, f figures) error {
 	read, err := p.load(ctx, s, "gets")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	f[getP99], f[gets], f[getCPU] = read.P99ms, float64(p.job.Gets)/read.Seconds, read.CPU.us(p.job.Gets)
 	watch, err := p.load(ctx, s, "watch")
 	if err != nil {
-		return nil, err
+		return err
 	}
-	f[fanout], f[fanoutWorst] = watch.P50ms, watch.MaxMs
-	return f, nil
+	f[fanout], f[fanoutWorst], f[fanoutCPU] = watch.P50ms, watch.MaxMs, watch.CPU.us(p.job.Changes)/1000
+	return nil
 }
 
 // settledMB leaves the server alone for a while and reads its memory some times, for it
 // breathes with the garbage collector.
-func (p *plan) settledMB(ctx context.Context, s *subject) (float64, error) {
+func (p *plan) settledMB(ctx context.Context, s *apiserver.Server) (float64, error) {
 	const readings = 5
 	var all []float64
 	for range readings {
@@ -149,7 +167,7 @@ func (p *plan) settledMB(ctx context.Context, s *subject) (float64, error) {
 			return 0, context.Cause(ctx)
 		case <-time.After(p.idle / readings):
 		}
-		mb, err := s.memoryMB()
+		mb, err := s.MemoryMB()
 		if err != nil {
 			return 0, err
 		}
@@ -159,9 +177,9 @@ func (p *plan) settledMB(ctx context.Context, s *subject) (float64, error) {
 }
 
 // load runs one phase in a process of its own.
-func (p *plan) load(ctx context.Context, s *subject, phase string) (report, error) {
+func (p *plan) load(ctx context.Context, s *apiserver.Server, phase string) (report, error) {
 	j := p.job
-	j.Access, j.Phase = s.access, phase
+	j.Access, j.Phase = s.Access, phase
 	input, err := json.Marshal(j)
 	if err != nil {
 		return report{}, err
@@ -181,7 +199,7 @@ func (p *plan) load(ctx context.Context, s *subject, phase string) (report, erro
 	if err != nil {
 		return report{}, err
 	}
-	before, err := s.processorTime()
+	before, err := s.ProcessorTime()
 	if err != nil {
 		return report{}, err
 	}
@@ -192,7 +210,7 @@ func (p *plan) load(ctx context.Context, s *subject, phase string) (report, erro
 	if err != nil {
 		return report{}, fmt.Errorf("%s: %w", phase, err)
 	}
-	after, err := s.processorTime()
+	after, err := s.ProcessorTime()
 	if err != nil {
 		return report{}, err
 	}

@@ -32,6 +32,11 @@ func Milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 
 // Round keeps three decimals: finer than any figure repeats.
 func Round(x float64) float64 { return float64(int64(x*1000+0.5)) / 1000 }
 
+// Spread is the least and the most of all, which aren't none.
+func Spread(all []float64) [2]float64 {
+	return [2]float64{Round(slices.Min(all)), Round(slices.Max(all))}
+}
+
 // Write makes JSON of the figures, and saves it where out names a file.
 func Write(out string, values any) ([]byte, error) {
 	raw, err := json.MarshalIndent(values, "", "  ")

@@ -1,10 +1,13 @@
 package apiserver
 
 import (
+	"bytes"
 	"context"
 	"net"
 	"net/http"
 	"runtime"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -15,11 +18,26 @@ import (
 // library sets on the connections that it knows.
 const keepAlive = 3 * time.Minute
 
+// mostWaiting is how much may wait to be written before writers do: some TLS records, of
+// which HTTP/2 makes one for each 4 KB.
+const mostWaiting = 64 << 10
+
+// drainPatience is how long a client may take to receive what waits when its connection
+// ends.
+const drainPatience = time.Second
+
 // bundling makes the events that several watches of one connection are about to send go
 // out together. HTTP/2 sends what waits in one piece, but the first watch to be woken finds
 // nothing that waits: each event would be a TLS record and a system call of its own, and
 // as many reads for the client.
-type bundling struct{ net.Listener }
+type bundling struct {
+	net.Listener
+	buffers *sync.Pool // of *bytes.Buffer
+}
+
+func newBundling(l net.Listener) bundling {
+	return bundling{l, &sync.Pool{New: func() any { return &bytes.Buffer{} }}}
+}
 
 // Accept implements net.Listener.
 func (l bundling) Accept() (net.Conn, error) {
@@ -30,23 +48,94 @@ func (l bundling) Accept() (net.Conn, error) {
 	if tcp, ok := conn.(*net.TCPConn); ok {
 		_ = tcp.SetKeepAlivePeriod(keepAlive) // it only fails where the connection is gone
 	}
-	return &bundledConn{Conn: conn}, nil
+	return l.wrap(conn), nil
 }
 
-// bundledConn is a connection that knows how many watches it carries.
+func (l bundling) wrap(conn net.Conn) *bundledConn {
+	c := &bundledConn{Conn: conn, buffers: l.buffers}
+	c.changed = sync.NewCond(&c.mu)
+	return c
+}
+
+// bundledConn is a connection that knows how many watches it carries. Where there are
+// several, what is written waits for a goroutine that writes all of it at once. That one
+// first lets those run that are ready to, which are the other watches. No time is waited
+// for, and nothing is held back when nobody else is ready.
 type bundledConn struct {
 	net.Conn
 	watches atomic.Int32
+	buffers *sync.Pool
+
+	mu      sync.Mutex // guards the following
+	changed *sync.Cond // there is room, or writing has ended
+	waiting *bytes.Buffer
+	writing bool  // a goroutine is at it
+	broken  error // of a write that was acknowledged before it was done
 }
 
-// Write implements net.Conn. Where there are several watches it lets the goroutines run
-// that are ready to: those of the other watches queue their events meanwhile. No time is
-// waited for, and nothing is held back when nobody else is ready.
+// Write implements net.Conn.
 func (c *bundledConn) Write(p []byte) (int, error) {
-	if c.watches.Load() > 1 {
-		runtime.Gosched()
+	c.mu.Lock()
+	if !c.writing && c.broken == nil && c.watches.Load() < 2 {
+		c.mu.Unlock()
+		return c.Conn.Write(p) // TLS writes one after the other: none comes between
 	}
-	return c.Conn.Write(p)
+	defer c.mu.Unlock()
+	for c.broken == nil && c.waiting != nil && c.waiting.Len() >= mostWaiting {
+		c.changed.Wait()
+	}
+	if c.broken != nil {
+		return 0, c.broken
+	}
+	if c.waiting == nil {
+		c.waiting = c.buffers.Get().(*bytes.Buffer)
+	}
+	c.waiting.Write(p)
+	if !c.writing {
+		c.writing = true
+		go c.writeWaiting() // ends with what waits, or with the connection
+	}
+	return len(p), nil
+}
+
+func (c *bundledConn) writeWaiting() {
+	runtime.Gosched()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for c.waiting != nil && c.broken == nil {
+		out := c.waiting
+		c.waiting = nil
+		c.changed.Broadcast() // there is room again
+		c.mu.Unlock()
+		_, err := c.Conn.Write(out.Bytes())
+		out.Reset()
+		c.buffers.Put(out)
+		c.mu.Lock()
+		c.broken = err
+	}
+	c.writing = false
+	c.changed.Broadcast()
+}
+
+// drain waits until nothing waits any more, for a short time.
+func (c *bundledConn) drain() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.writing {
+		_ = c.Conn.SetWriteDeadline(time.Now().Add(drainPatience)) // it only fails where the connection is gone
+	}
+	for c.writing {
+		c.changed.Wait()
+	}
+}
+
+// SetWriteDeadline implements net.Conn. TLS ends a connection by one that is over, behind
+// its last words.
+func (c *bundledConn) SetWriteDeadline(t time.Time) error {
+	if !t.IsZero() && !t.After(time.Now()) {
+		c.drain()
+	}
+	return c.Conn.SetWriteDeadline(t)
 }
 
 // LocalAddr implements net.Conn. net/http hands it to the handlers of the requests.
@@ -62,14 +151,34 @@ func bundledConnOf(ctx context.Context) *bundledConn {
 	return addr.conn
 }
 
-// withBundledWatches counts the watches of each connection.
-func withBundledWatches(next http.Handler) http.Handler {
+type bareWriterKey struct{}
+
+// keepBareWriter remembers the writer that the chain of handlers begins with.
+func keepBareWriter(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		conn := bundledConnOf(req.Context())
+		if strings.Contains(req.URL.RawQuery, "watch=") {
+			req = req.WithContext(context.WithValue(req.Context(), bareWriterKey{}, w))
+		}
+		next.ServeHTTP(w, req)
+	})
+}
+
+// withBundledWatches counts the watches of each connection, and lets them write past the
+// chain, where each layer would look at each event: they log and trace requests, which is
+// off. Where there is an audit log, its layer must see the answer's begin and end.
+func withBundledWatches(next http.Handler, audited bool) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		info, ok := apirequest.RequestInfoFrom(req.Context())
-		if conn != nil && ok && info.Verb == "watch" {
+		if !ok || info.Verb != "watch" {
+			next.ServeHTTP(w, req)
+			return
+		}
+		if conn := bundledConnOf(req.Context()); conn != nil {
 			conn.watches.Add(1)
 			defer conn.watches.Add(-1)
+		}
+		if bare, ok := req.Context().Value(bareWriterKey{}).(http.ResponseWriter); ok && !audited {
+			w = bare
 		}
 		next.ServeHTTP(w, req)
 	})

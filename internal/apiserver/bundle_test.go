@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -22,7 +23,7 @@ func TestWatchesAreCountedForTheirConnection(t *testing.T) {
 			<-end
 		}
 		fmt.Fprint(w, req.URL.Path)
-	}))
+	}), false)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -39,7 +40,7 @@ func TestWatchesAreCountedForTheirConnection(t *testing.T) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		_ = server.Serve(bundling{listener}) // Close ends it
+		_ = server.Serve(newBundling(listener)) // Close ends it
 	}()
 	defer func() {
 		server.Close()
@@ -88,4 +89,81 @@ func TestWatchesAreCountedForTheirConnection(t *testing.T) {
 	if bundledConnOf(context.Background()) != nil {
 		t.Error("a connection from nowhere")
 	}
+}
+
+// pipeConn is a connection whose other end reads when the test does.
+func pipeConn(t *testing.T, watches int32) (*bundledConn, net.Conn) {
+	t.Helper()
+	near, far := net.Pipe()
+	c := newBundling(nil).wrap(near)
+	c.watches.Store(watches)
+	t.Cleanup(func() { c.Close(); far.Close() })
+	return c, far
+}
+
+// What several watches write comes in its order and whole; writers don't wait for the
+// client before much waits, and what was acknowledged before an end is sent before it.
+func TestBundledWritesArriveWholeAndInOrder(t *testing.T) {
+	c, far := pipeConn(t, 2)
+	var want bytes.Buffer
+	for n := range 100 {
+		line := fmt.Appendf(nil, "event %d\n", n)
+		want.Write(line)
+		if _, err := c.Write(line); err != nil { // a pipe has no room: this doesn't wait for its reader
+			t.Fatal(err)
+		}
+	}
+	c.watches.Store(0) // what comes next must not overtake what waits
+	ended := make(chan error)
+	go func() {
+		_, err := c.Write([]byte("the end\n"))
+		// TLS ends so: its last words, a deadline that is over, and Close.
+		_ = c.SetWriteDeadline(time.Now())
+		_ = c.Close()
+		ended <- err
+	}()
+	want.WriteString("the end\n")
+	got, err := io.ReadAll(far)
+	if err != nil || !bytes.Equal(got, want.Bytes()) {
+		t.Errorf("got %q, %v", got, err)
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+// A client that doesn't read stops its writers, and holds up neither the end of the
+// connection nor those that wait to write.
+func TestBundledWritesWaitForTheirReader(t *testing.T) {
+	c, far := pipeConn(t, 2)
+	block := make([]byte, mostWaiting)
+	written := make(chan error)
+	go func() {
+		for {
+			_, err := c.Write(block)
+			written <- err
+			if err != nil {
+				return
+			}
+		}
+	}()
+	// One is on its way, one waits; the third may wait already or has none before it.
+	for range 2 {
+		if err := <-written; err != nil {
+			t.Fatal(err)
+		}
+	}
+	begin := time.Now()
+	if err := c.SetWriteDeadline(begin); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(begin); took > 10*drainPatience {
+		t.Errorf("the end took %v", took)
+	}
+	for err := range written {
+		if err != nil {
+			break
+		}
+	}
+	far.Close()
 }

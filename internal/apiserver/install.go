@@ -54,6 +54,8 @@ type registryConfig struct {
 	resolver *admissionchain.Resolver
 	// owners reads owners from the registries.
 	owners *ownership.Plugin
+	// gets answers reads of the registries.
+	gets *plainGets
 }
 
 // storages collects the REST storage of each group.
@@ -130,6 +132,9 @@ func install(server *genericapiserver.GenericAPIServer, config *genericapiserver
 	}
 	if err := server.InstallAPIGroups(groups...); err != nil {
 		return fmt.Errorf("serve the other groups: %w", err)
+	}
+	for _, info := range append(groups, core) {
+		rc.gets.take(info.PrioritizedVersions[0], s, info.NegotiatedSerializer)
 	}
 	// The server keeps each info for its end, and with it the models that nobody reads again.
 	for _, info := range append(groups, core) {

@@ -62,6 +62,7 @@ type Server struct {
 	ledger   *claims.Ledger
 	process  tokens.Process // of this process's parts that act as somebody
 	held     func(runtime.Object) runtime.Object
+	gets     plainGets
 	writes   atomic.Uint64
 	stop     context.CancelFunc
 }
@@ -178,7 +179,7 @@ func (s *Server) Run(ctx context.Context) error {
 // The returned channel is closed when its last request is answered.
 func (s *Server) ServeOn(ctx context.Context, l net.Listener) (<-chan struct{}, error) {
 	info := *s.serving
-	info.Listener = bundling{l}
+	info.Listener = newBundling(l)
 	stopped, _, err := info.Serve(s.generic.Handler, shutdownTimeout, ctx.Done())
 	if err != nil {
 		return nil, fmt.Errorf("serve the API on %s: %w", l.Addr(), err)

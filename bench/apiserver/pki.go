@@ -1,4 +1,4 @@
-package main
+package apiserver
 
 import (
 	"crypto/ecdsa"
@@ -17,15 +17,17 @@ import (
 	"portico.dev/portico/bench/apiclient"
 )
 
-// authority signs the peer's certificates, with the same kind of key as Portico's.
-type authority struct {
+// Authority signs certificates of servers and clients in its folder, with the same kind of
+// key as Portico's.
+type Authority struct {
 	dir  string
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
 }
 
-func newAuthority(dir string) (*authority, error) {
-	a := &authority{dir: dir}
+// NewAuthority makes one in an existing folder.
+func NewAuthority(dir string) (*Authority, error) {
+	a := &Authority{dir: dir}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "bench"}, IsCA: true, BasicConstraintsValid: true,
 		KeyUsage: x509.KeyUsageCertSign, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
@@ -38,7 +40,7 @@ func newAuthority(dir string) (*authority, error) {
 	if err := a.write("ca", template, a.key); err != nil {
 		return nil, err
 	}
-	raw, err := os.ReadFile(a.path("ca.crt"))
+	raw, err := os.ReadFile(a.Path("ca.crt"))
 	if err != nil {
 		return nil, fmt.Errorf("make the authority: %w", err)
 	}
@@ -47,10 +49,11 @@ func newAuthority(dir string) (*authority, error) {
 	return a, err
 }
 
-func (a *authority) path(file string) string { return filepath.Join(a.dir, file) }
+// Path is that of a file of its.
+func (a *Authority) Path(file string) string { return filepath.Join(a.dir, file) }
 
-// issue writes name.crt and name.key, good for servers on loopback and for clients.
-func (a *authority) issue(name, user string, groups ...string) error {
+// Issue writes name.crt and name.key, good for servers on loopback and for clients.
+func (a *Authority) Issue(name, user string, groups ...string) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return fmt.Errorf("make the key of %s: %w", name, err)
@@ -67,7 +70,7 @@ func (a *authority) issue(name, user string, groups ...string) error {
 	}, key)
 }
 
-func (a *authority) write(name string, template *x509.Certificate, key *ecdsa.PrivateKey) error {
+func (a *Authority) write(name string, template *x509.Certificate, key *ecdsa.PrivateKey) error {
 	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, &key.PublicKey, a.key)
 	if err != nil {
 		return fmt.Errorf("sign the certificate of %s: %w", name, err)
@@ -76,17 +79,17 @@ func (a *authority) write(name string, template *x509.Certificate, key *ecdsa.Pr
 	if err != nil {
 		return fmt.Errorf("encode the key of %s: %w", name, err)
 	}
-	if err := os.WriteFile(a.path(name+".crt"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
+	if err := os.WriteFile(a.Path(name+".crt"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
 		return err
 	}
-	return os.WriteFile(a.path(name+".key"), pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: secret}), 0o600)
+	return os.WriteFile(a.Path(name+".key"), pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: secret}), 0o600)
 }
 
 // access is how the administrator reaches the server at address.
-func (a *authority) access(address, name string) (apiclient.Access, error) {
+func (a *Authority) access(address, name string) (apiclient.Access, error) {
 	out := apiclient.Access{Address: address}
 	for file, at := range map[string]*[]byte{"ca.crt": &out.CA, name + ".crt": &out.Cert, name + ".key": &out.Key} {
-		raw, err := os.ReadFile(a.path(file))
+		raw, err := os.ReadFile(a.Path(file))
 		if err != nil {
 			return apiclient.Access{}, fmt.Errorf("read the administrator's certificate: %w", err)
 		}
