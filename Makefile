@@ -88,9 +88,17 @@ COREDNS_VERSION := $(shell sed -n 's|^require github.com/coredns/coredns \(v[0-9
 COREDNS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/portico-bench/coredns-$(COREDNS_VERSION)/coredns
 
 .PHONY: bench-dns
-bench-dns: deps build $(if $(filter short,$(BENCH)),,$(COREDNS)) ## Compare with CoreDNS; BENCH=short: few Services, ours only
+bench-dns: deps build $(if $(filter short,$(BENCH)),,$(COREDNS)) ## Compare with CoreDNS, and bench-slices; BENCH=short: few Services, ours only
 	@cd bench && go build -o ../.cache/bench-dns ./dns
 	@.cache/bench-dns -portico bin/portico $(if $(filter short,$(BENCH)),-short,-out bench/out/dns.json -coredns $(COREDNS)) $(BENCHFLAGS)
+	@$(MAKE) --no-print-directory bench-slices BENCHFLAGS="$(SLICESFLAGS)"
+
+.PHONY: bench-slices
+bench-slices: build $(if $(filter short,$(BENCH)),,$(PEERS)/etcd $(PEERS)/kube-apiserver $(PEERS)/kube-controller-manager) ## How soon slices follow, beside kube-controller-manager; BENCH=short: ours only
+	@cd bench && go build -o ../.cache/bench-slices ./slices
+	@go test -run '^$$' -bench ThousandServices -count $(if $(filter short,$(BENCH)),1,5) ./internal/core/endpoints > .cache/bench-endpoints.txt
+	@.cache/bench-slices -portico bin/portico -compute .cache/bench-endpoints.txt $(if $(filter short,$(BENCH)),-short,-out bench/out/dns.json \
+		-etcd $(PEERS)/etcd -kube-apiserver $(PEERS)/kube-apiserver -kube-controller-manager $(PEERS)/kube-controller-manager) $(BENCHFLAGS)
 
 $(COREDNS): bench/coredns/go.mod bench/coredns/main.go
 	@echo "==> building CoreDNS $(COREDNS_VERSION)"
@@ -102,7 +110,7 @@ $(PEERS)/etcd: bench/peer/go.mod
 	@mkdir -p $(PEERS)
 	@cd bench/peer && CGO_ENABLED=0 nice -n 19 go build -trimpath -ldflags '-s -w' -o $@ go.etcd.io/etcd/server/v3
 
-# kube-apiserver and kube-proxy
+# kube-apiserver, kube-controller-manager and kube-proxy
 $(PEERS)/kube-%: bench/peer/go.mod
 	@echo "==> building kube-$* $(PEER_VERSION)"
 	@mkdir -p $(PEERS)

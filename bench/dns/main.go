@@ -28,6 +28,7 @@ type plan struct {
 	rate             int           // queries per second at which the waiting is measured
 	news             int           // Services whose way into the answers is timed
 	idle             time.Duration // before memory is read
+	look             time.Duration // for so long servers must be quiet, some times, before a measurement
 }
 
 func main() { process.Main(run) }
@@ -58,6 +59,7 @@ func parse(args []string) (*plan, error) {
 	f.DurationVar(&p.duration, "duration", 5*time.Second, "how long each load lasts")
 	f.IntVar(&p.news, "news", 200, "Services whose way from the watch into the answers is timed")
 	f.DurationVar(&p.idle, "idle", 3*time.Second, "how long a server is left alone before its memory is read")
+	f.DurationVar(&p.look, "look", time.Second, "how long servers must be quiet, three times, before a measurement begins")
 	short := f.Bool("short", false, "one small round without the peer, to see that the measurement works")
 	if err := f.Parse(args); err != nil {
 		return nil, err
@@ -66,7 +68,7 @@ func parse(args []string) (*plan, error) {
 		return nil, fmt.Errorf("%q is no flag", f.Arg(0))
 	}
 	if *short {
-		p.coredns, *sizes, p.rounds, p.duration, p.news, p.idle = "", "200", 1, time.Second, 10, time.Second
+		p.coredns, *sizes, p.rounds, p.duration, p.news, p.idle, p.look = "", "200", 1, time.Second, 10, time.Second, 200*time.Millisecond
 	}
 	for _, text := range strings.Split(*sizes, ",") {
 		n, err := strconv.Atoi(text)
@@ -75,8 +77,8 @@ func parse(args []string) (*plan, error) {
 		}
 		p.sizes = append(p.sizes, n)
 	}
-	if p.rounds < 1 || p.duration < time.Second || p.news < 1 {
-		return nil, errors.New("wanted: a round, a second of load, and a new Service, at least")
+	if p.rounds < 1 || p.duration < time.Second || p.news < 1 || p.look <= 0 {
+		return nil, errors.New("wanted: a round, a second of load, a new Service, and a time to look, at least")
 	}
 	return p, nil
 }

@@ -7,27 +7,22 @@ import (
 	"net"
 	"time"
 
-	"golang.org/x/net/http2"
-
 	"portico.dev/portico/bench/apiclient"
 )
 
 // newsNamespace holds the Services whose way is timed.
-const newsNamespace = "ns-0"
+const (
+	newsNamespace = "ns-0"
+	newsPath      = "/api/v1/namespaces/" + newsNamespace + "/services"
+)
 
-// news times how long after its watch event a new Service's name has an address. The
-// event is that of a watch of ours, which gets it when the server's does; the server may
-// be ahead, so that the least figure is one query's way.
+// newsPause lets API and server finish with one before the next.
+const newsPause = 10 * time.Millisecond
+
+// news times how long after its watch event, which is about to reach the server, a new
+// Service's name has an address.
 func (s *subject) news(ctx context.Context, a *api, n int) ([]time.Duration, error) {
-	watch, err := apiclient.Dial(ctx, a.access, false)
-	if err != nil {
-		return nil, err
-	}
-	defer watch.Close()
-	if _, err := watch.Open("GET", "/api/v1/namespaces/"+newsNamespace+"/services?watch=1&labelSelector=news", "", nil); err != nil {
-		return nil, err
-	}
-	writer, err := apiclient.Dial(ctx, a.access, false)
+	writer, err := apiclient.Dial(ctx, a.Access, false)
 	if err != nil {
 		return nil, err
 	}
@@ -42,52 +37,40 @@ func (s *subject) news(ctx context.Context, a *api, n int) ([]time.Duration, err
 	var all []time.Duration
 	for i := range n {
 		name := fmt.Sprintf("news-%d-%d", run, i)
-		question, err := pack(name + "." + newsNamespace + ".svc." + zone)
+		took, err := timeOne(ctx, a.tap, writer, conn, name)
 		if err != nil {
+			return nil, fmt.Errorf("time the way of %s: %w", name, err)
+		}
+		all = append(all, took)
+		if err := writer.Must("DELETE", newsPath+"/"+name, "", nil, &bytes.Buffer{}); err != nil {
 			return nil, err
 		}
-		type timed struct {
-			took time.Duration
-			err  error
-		}
-		done := make(chan timed, 1)
-		go func() {
-			took, err := timeOne(ctx, watch, conn, []byte(name), question)
-			done <- timed{took, err}
-		}()
-		body := fmt.Sprintf(`{"apiVersion":"v1","kind":"Service","metadata":{"name":%q,"labels":{"news":""}},"spec":{"ports":[{"port":80}]}}`, name)
-		path := "/api/v1/namespaces/" + newsNamespace + "/services"
-		if err := writer.Must("POST", path, "application/json", []byte(body), &bytes.Buffer{}); err != nil {
-			watch.Close() // ends the other, too
-			<-done
-			return nil, err
-		}
-		t := <-done
-		if t.err != nil {
-			return nil, fmt.Errorf("time the way of %s: %w", name, t.err)
-		}
-		all = append(all, t.took)
-		if err := writer.Must("DELETE", path+"/"+name, "", nil, &bytes.Buffer{}); err != nil {
-			return nil, err
-		}
+		time.Sleep(newsPause)
 	}
 	return all, nil
 }
 
-func timeOne(ctx context.Context, watch *apiclient.Client, conn net.Conn, name, question []byte) (time.Duration, error) {
-	if err := watch.SetDeadline(time.Now().Add(apiclient.CallTimeout)); err != nil {
+func timeOne(ctx context.Context, t *tap, writer *apiclient.Client, conn net.Conn, name string) (time.Duration, error) {
+	question, err := pack(name + "." + newsNamespace + ".svc." + zone)
+	if err != nil {
 		return 0, err
 	}
-	for {
-		frame, err := watch.Next()
-		if err != nil {
-			return 0, err
+	arrived := t.expect(name)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	made := make(chan struct{})
+	go func() {
+		defer close(made)
+		body := fmt.Sprintf(`{"apiVersion":"v1","kind":"Service","metadata":{"name":%q},"spec":{"ports":[{"port":80}]}}`, name)
+		if err := writer.Must("POST", newsPath, "application/json", []byte(body), &bytes.Buffer{}); err != nil {
+			cancel(err)
 		}
-		if data, ok := frame.(*http2.DataFrame); ok && bytes.Contains(data.Data(), name) {
-			break
-		}
+	}()
+	defer func() { <-made }()
+	begin, err := t.await(ctx, arrived)
+	if err != nil {
+		return 0, err
 	}
-	begin := time.Now()
 	buffer := make([]byte, 1500)
 	for ctx.Err() == nil {
 		answers, err := ask(conn, question, buffer)

@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -11,7 +13,7 @@ import (
 	"time"
 
 	"portico.dev/portico/bench/apiclient"
-	"portico.dev/portico/bench/process"
+	"portico.dev/portico/bench/apiserver"
 )
 
 const (
@@ -32,52 +34,51 @@ const (
 func namespaceOf(n int) string { return fmt.Sprintf("ns-%d", n%namespaces) }
 func serviceName(n int) string { return fmt.Sprintf("svc-%05d.%s.svc.%s", n, namespaceOf(n), zone) }
 
-func headlessName(n int) string  { return fmt.Sprintf("headless-%d.%s.svc.%s", n, namespaceOf(n), zone) }
-func servicesPath(n int) string  { return "/api/v1/namespaces/" + namespaceOf(n) + "/services" }
-func kubeconfig(d string) string { return filepath.Join(d, "data", "kubeconfig") }
+func headlessName(n int) string { return fmt.Sprintf("headless-%d.%s.svc.%s", n, namespaceOf(n), zone) }
+func servicesPath(n int) string { return "/api/v1/namespaces/" + namespaceOf(n) + "/services" }
 
 // api is the one API server whose objects both DNS servers watch. It is Portico's: what
 // it costs is in nobody's figures.
 type api struct {
-	process *process.Process
-	dir     string
-	access  apiclient.Access
-	size    int // Services there are
+	*apiserver.Server
+	tap  *tap
+	dir  string
+	size int // Services there are
 }
 
 func startAPI(ctx context.Context, dir, portico string) (*api, error) {
-	p, err := process.Launch(dir, "api", portico, "up", "--no-agent", "--data-dir", filepath.Join(dir, "data"), "--listen", "127.0.0.1:0", "--node-name", "bench")
+	s, err := apiserver.StartPortico(ctx, dir, "", portico)
 	if err != nil {
 		return nil, err
 	}
-	a := &api{process: p, dir: dir}
-	if err = p.Wait(ctx, startPatience, func(ctx context.Context) error {
-		var err error
-		if a.access, err = apiclient.ReadKubeconfig(kubeconfig(dir)); err != nil {
-			return err
-		}
-		return apiclient.IsReady(ctx, a.access)
-	}); err == nil {
-		err = a.fill(ctx)
+	a := &api{Server: s, dir: dir}
+	if a.tap, err = startTap(dir, s.Access); err != nil {
+		s.Stop()
+		return nil, err
 	}
-	if err != nil {
-		p.Stop()
+	if err := a.fill(ctx); err != nil {
+		a.stop()
 		return nil, err
 	}
 	return a, nil
 }
 
+func (a *api) stop() {
+	a.tap.Close()
+	a.Stop()
+}
+
 // post creates an object, and tries again while its namespace isn't usable yet.
 func (a *api) post(ctx context.Context, c *apiclient.Client, path, body string) error {
 	var answer bytes.Buffer
-	return a.process.Wait(ctx, startPatience, func(context.Context) error {
+	return a.Wait(ctx, func(context.Context) error {
 		return c.Must("POST", path, "application/json", []byte(body), &answer)
 	})
 }
 
 // fill makes the namespaces and the headless Services.
 func (a *api) fill(ctx context.Context) error {
-	c, err := apiclient.Dial(ctx, a.access, false)
+	c, err := apiclient.Dial(ctx, a.Access, false)
 	if err != nil {
 		return err
 	}
@@ -111,7 +112,7 @@ func (a *api) grow(ctx context.Context, size int) error {
 	errs := make([]error, writers)
 	for w := range writers {
 		group.Go(func() {
-			c, err := apiclient.Dial(ctx, a.access, false)
+			c, err := apiclient.Dial(ctx, a.Access, false)
 			if err != nil {
 				errs[w] = err
 				return
@@ -131,6 +132,48 @@ func (a *api) grow(ctx context.Context, size int) error {
 	}
 	a.size = size
 	return context.Cause(ctx)
+}
+
+// settle waits until all that controllers make of the Services is there, and nothing is
+// left to do.
+func (a *api) settle(ctx context.Context, look time.Duration) error {
+	c, err := apiclient.Dial(ctx, a.Access, false)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	for path, want := range map[string]int{
+		"/apis/discovery.k8s.io/v1/endpointslices": 2*a.size + headlessServices, // one of each family
+		"/api/v1/endpoints":                        a.size,
+		"/apis/networking.k8s.io/v1/ipaddresses":   2 * a.size,
+	} {
+		if err := a.Wait(ctx, func(context.Context) error {
+			if n, err := count(c, path); err != nil || n < want {
+				return errors.Join(err, fmt.Errorf("%d of %d objects at %s", n, want, path))
+			}
+			return nil
+		}); err != nil {
+			return err
+		}
+	}
+	_, err = a.Settle(ctx, look)
+	return err
+}
+
+// count is how many objects there are.
+func count(c *apiclient.Client, path string) (int, error) {
+	var answer bytes.Buffer
+	if err := c.Must("GET", path+"?limit=1", "", nil, &answer); err != nil {
+		return 0, err
+	}
+	var list struct {
+		Metadata struct{ RemainingItemCount int }
+		Items    []struct{}
+	}
+	if err := json.Unmarshal(answer.Bytes(), &list); err != nil {
+		return 0, fmt.Errorf("count the objects at %s: %w", path, err)
+	}
+	return len(list.Items) + list.Metadata.RemainingItemCount, nil
 }
 
 // kinds of load, each a file of questions for dnsperf.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -42,11 +43,14 @@ func (p *plan) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer a.process.Stop()
+	defer a.stop()
 	ours, peers := figures{}, figures{}
 	for _, size := range p.sizes {
 		if err := a.grow(ctx, size); err != nil {
 			return err
+		}
+		if err := a.settle(ctx, p.look); err != nil {
+			return fmt.Errorf("wait for what follows %d Services: %w", size, err)
 		}
 		if err := writeQuestions(dir, size); err != nil {
 			return err
@@ -76,6 +80,10 @@ func (p *plan) measure(ctx context.Context, a *api, how starter, size int, into 
 		return err
 	}
 	defer s.Stop()
+	// Neither the server's start nor what it asked of the API is to disturb.
+	if err := errors.Join(s.settle(ctx, p.look), a.settle(ctx, p.look)); err != nil {
+		return err
+	}
 	for _, load := range []string{namesLoad, mixLoad} {
 		v, err := s.perProcessor(ctx, p, a.dir, load)
 		if err != nil {
@@ -158,7 +166,7 @@ func (p *plan) report(ours, peers figures) error {
 		values[g.name], met[g.name] = figure.Round(g.value), g.met()
 	}
 	values["goal_met"] = met
-	raw, err := figure.Write(p.out, values)
+	raw, err := figure.Merge(p.out, values)
 	if err != nil {
 		return err
 	}
@@ -183,13 +191,8 @@ func (p *plan) report(ours, peers figures) error {
 func medians(prefix string, f figures, values map[string]any, spread map[string][2]float64) map[string]float64 {
 	out := map[string]float64{}
 	for name, all := range f {
-		low, high := all[0], all[0]
-		for _, v := range all {
-			low, high = min(low, v), max(high, v)
-		}
 		out[name] = figure.Median(all)
-		values[prefix+name] = figure.Round(out[name])
-		spread[prefix+name] = [2]float64{figure.Round(low), figure.Round(high)}
+		values[prefix+name], spread[prefix+name] = figure.Round(out[name]), figure.Spread(all)
 	}
 	return out
 }

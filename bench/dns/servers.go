@@ -58,8 +58,14 @@ func start(ctx context.Context, a *api, how starter) (*subject, error) {
 	return nil, err
 }
 
-func (p *plan) startPortico(_ context.Context, _ *api, dir, port string) (*process.Process, error) {
-	return process.Launch(dir, "portico", p.portico, "agent", "--only", "dns", "--kubeconfig", kubeconfig(dir),
+// settle waits until the server has done what its start left it to do.
+func (s *subject) settle(ctx context.Context, look time.Duration) error {
+	_, err := process.Settle(ctx, look, s.Process)
+	return err
+}
+
+func (p *plan) startPortico(_ context.Context, a *api, dir, port string) (*process.Process, error) {
+	return process.Launch(dir, "portico", p.portico, "agent", "--only", "dns", "--kubeconfig", a.tap.kubeconfig,
 		"--data-dir", filepath.Join(dir, "agent"), "--dns-listen", "127.0.0.1:"+port)
 }
 
@@ -70,7 +76,7 @@ const corefile = `.:%s {
     bind 127.0.0.1
     errors
     kubernetes cluster.local in-addr.arpa ip6.arpa {
-        kubeconfig %s portico
+        kubeconfig %s tap
         pods insecure
         fallthrough in-addr.arpa ip6.arpa
         ttl 30
@@ -82,9 +88,9 @@ const corefile = `.:%s {
 }
 `
 
-func (p *plan) startCoreDNS(_ context.Context, _ *api, dir, port string) (*process.Process, error) {
+func (p *plan) startCoreDNS(_ context.Context, a *api, dir, port string) (*process.Process, error) {
 	file := filepath.Join(dir, "Corefile")
-	if err := os.WriteFile(file, fmt.Appendf(nil, corefile, port, kubeconfig(dir)), 0o600); err != nil {
+	if err := os.WriteFile(file, fmt.Appendf(nil, corefile, port, a.tap.kubeconfig), 0o600); err != nil {
 		return nil, fmt.Errorf("write CoreDNS's configuration: %w", err)
 	}
 	return process.Launch(dir, "coredns", p.coredns, "-conf", file)
