@@ -94,7 +94,7 @@ func (s *Server) assemble(ctx context.Context, rc registryConfig, check func(*ht
 	if err != nil {
 		return err
 	}
-	config.RESTOptionsGetter, s.held = options, options.Held
+	config.RESTOptionsGetter, s.held, s.gets.newest = options, options.Held, options.Newest
 	kube, err := clientset.NewForConfig(s.loopback)
 	if err != nil {
 		return fmt.Errorf("make the API server's own client: %w", err)
@@ -121,6 +121,7 @@ func (s *Server) assemble(ctx context.Context, rc registryConfig, check func(*ht
 	if err != nil {
 		return fmt.Errorf("build the API server: %w", err)
 	}
+	rc.gets = &s.gets
 	if err := install(main, config, scheme, codecs, options, rc); err != nil {
 		return err
 	}
@@ -154,7 +155,7 @@ func (s *Server) genericConfig(scheme *runtime.Scheme, codecs serializer.CodecFa
 	config.ShutdownWatchTerminationGracePeriod = watchDrain
 	config.AggregatedDiscoveryGroupManager = discoveryendpoint.NewResourceManager("apis")
 	config.LongRunningFunc = longRunning(genericfilters.BasicLongRunningRequestCheck(sets.NewString("watch"), sets.NewString("console", "proxy")))
-	config.SecureServing = &genericapiserver.SecureServingInfo{Listener: bundling{s.config.Listener}, Cert: s.config.Serving}
+	config.SecureServing = &genericapiserver.SecureServingInfo{Listener: newBundling(s.config.Listener), Cert: s.config.Serving}
 	ca, err := dynamiccertificates.NewStaticCAContent("portico-ca", s.config.Authority.PEM())
 	if err != nil {
 		return nil, fmt.Errorf("use the certificate authority: %w", err)
@@ -163,15 +164,17 @@ func (s *Server) genericConfig(scheme *runtime.Scheme, codecs serializer.CodecFa
 	if err := s.loopbackConfig(config); err != nil {
 		return nil, err
 	}
-	config.Authentication.Authenticator = newAuthenticator(s.config.Authority.Pool(), tokenunion.New(&s.process, sec.issuer))
+	config.Authentication.Authenticator = newAuthenticator(s.config.Authority.Pool(), tokenunion.New(&s.process, sec.bootstrap, sec.issuer))
 	config.Authentication.APIAudiences = sec.issuer.Audiences()
 	config.Authorization.Authorizer, config.RuleResolver = sec.decides, sec.rules
 	limits := s.config.Limits.withDefaults()
 	limits.use(&config.Config)
+	s.gets.limit, s.gets.patience = int64(limits.ReadOnly), limits.Request
 	config.BuildHandlerChainFunc = func(handler http.Handler, c *genericapiserver.Config) http.Handler {
 		handler = admissionchain.WithRefunds(handler, s.config.Logger)
 		handler = withGroups(handler, c.AggregatedDiscoveryGroupManager, c.DiscoveryAddresses, c.Serializer)
-		return genericapiserver.DefaultBuildHandlerChain(limits.limit(withWritesCounted(withBundledWatches(withLocalProfiles(withWarnings(handler, maxBodyBytes))), &s.writes), c.LongRunningFunc), c)
+		handler = genericapiserver.DefaultBuildHandlerChain(limits.limit(withWritesCounted(withBundledWatches(withLocalProfiles(withWarnings(handler, maxBodyBytes)), s.config.Audit != nil), &s.writes), c.LongRunningFunc), c)
+		return s.gets.before(keepBareWriter(handler), c)
 	}
 	if s.config.Audit != nil {
 		useAudit(&config.Config, s.config.Audit)

@@ -20,7 +20,6 @@ import (
 func signingRequestKind() kind[*certificatesv1.CertificateSigningRequest] {
 	k := stored[certificatesv1.CertificateSigningRequest, certificatesv1.CertificateSigningRequestList](certificatesv1.SchemeGroupVersion, "certificatesigningrequests", "certificatesigningrequest", inCluster, "csr").
 		checked(validateSigningRequest).
-		warned(unserved("certificate signing requests", "a kube-controller-manager")).
 		printed(func(r *certificatesv1.CertificateSigningRequest) []any {
 			lifetime := "<none>"
 			if s := r.Spec.ExpirationSeconds; s != nil {
@@ -31,6 +30,16 @@ func signingRequestKind() kind[*certificatesv1.CertificateSigningRequest] {
 			column("RequestedDuration", "How long the certificate is to hold."), column("Condition", "How far it got."))
 	k.fields = func(r *certificatesv1.CertificateSigningRequest) fields.Set {
 		return fields.Set{"spec.signerName": r.Spec.SignerName}
+	}
+	k.rules.warnings = func(r, old *certificatesv1.CertificateSigningRequest) []string {
+		switch r.Spec.SignerName {
+		case certificatesv1.KubeAPIServerClientKubeletSignerName, certificatesv1.KubeletServingSignerName:
+			return nil
+		}
+		if old != nil {
+			return nil
+		}
+		return []string{unserved("certificate signing requests for other signers than nodes'", "a kube-controller-manager")}
 	}
 	// The spec says who asked for what; nobody may alter that afterwards.
 	k.rules.prepareUpdate = func(r, old *certificatesv1.CertificateSigningRequest) { r.Spec = old.Spec }

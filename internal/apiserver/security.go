@@ -25,6 +25,7 @@ import (
 	"portico.dev/portico/internal/apiserver/authz"
 	"portico.dev/portico/internal/apiserver/reviews"
 	"portico.dev/portico/internal/apiserver/tokens"
+	"portico.dev/portico/internal/bootstrap"
 )
 
 // security decides who somebody is and what it may do.
@@ -32,6 +33,8 @@ type security struct {
 	rules   *authz.Authorizer
 	decides authorizer.Authorizer // rules, and what holds without them
 	issuer  *tokens.Issuer
+	// bootstrap knows hosts that are about to join.
+	bootstrap *bootstrap.Authenticator
 	// objects are what tokens name, by kind. The registries fill it; no token is seen
 	// before they have, for the server doesn't answer yet.
 	objects map[string]rest.Getter
@@ -46,6 +49,7 @@ func newSecurity(key *ecdsa.PrivateKey, clusterDomain string) (*security, error)
 	if sec.issuer, err = tokens.New("https://kubernetes.default.svc."+clusterDomain, key, sec.lookup, time.Now); err != nil {
 		return nil, err
 	}
+	sec.bootstrap = &bootstrap.Authenticator{Secret: sec.systemSecret, Now: time.Now}
 	sec.decides, err = newAuthorizer(sec.rules)
 	return sec, err
 }
@@ -66,6 +70,19 @@ func (sec *security) lookup(ctx context.Context, kind, namespace, name string, l
 		return nil, err
 	}
 	return meta.Accessor(obj)
+}
+
+// systemSecret is bootstrap.Authenticator's.
+func (sec *security) systemSecret(ctx context.Context, name string, live bool) (*corev1.Secret, error) {
+	obj, err := sec.lookup(ctx, "Secret", metav1.NamespaceSystem, name, live)
+	if err != nil {
+		return nil, err
+	}
+	secret, ok := obj.(*corev1.Secret)
+	if !ok {
+		return nil, fmt.Errorf("the Secret %s is a %T", name, obj)
+	}
+	return secret, nil
 }
 
 // addSecurity serves roles, bindings, reviews and tokens. It comes after addCore.

@@ -506,7 +506,14 @@ func TestNodesAreLimited(t *testing.T) {
 	forbidden(t, "a taint", err)
 	_, err = a.Nodes().UpdateStatus(ctx, mine, update)
 	ok(t, "its status", err)
-	forbidden(t, "deleting itself", a.Nodes().Delete(ctx, "a", metav1.DeleteOptions{}))
+	taints := func(list string) {
+		t.Helper()
+		mine, err = s.Kube.CoreV1().Nodes().Patch(ctx, "a", types.MergePatchType, []byte(`{"spec":{"taints":`+list+`}}`), metav1.PatchOptions{})
+		ok(t, "an administrator's taints", err)
+	}
+	taints(`[{"key":"quarantine","effect":"NoSchedule"}]`)
+	forbidden(t, "shedding a taint by leaving", a.Nodes().Delete(ctx, "a", metav1.DeleteOptions{}), "only others may delete it")
+	taints("null")
 
 	leases := as(t, s, "system:node:a", "system:nodes").CoordinationV1()
 	lease := func(name string) *coordinationv1.Lease {
@@ -558,6 +565,8 @@ func TestNodesAreLimited(t *testing.T) {
 	forbidden(t, "a member of the group that is no node", err, "but its name is not system:node:NAME")
 	_, err = as(t, s, "system:node:a").CoreV1().Services("").List(ctx, list)
 	forbidden(t, "a node's name without the group", err)
+
+	ok(t, "leaving", a.Nodes().Delete(ctx, "a", metav1.DeleteOptions{}))
 }
 
 // The audit log says who wrote what, never what was in it.

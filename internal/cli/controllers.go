@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/netip"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
@@ -13,13 +15,18 @@ import (
 
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 
+	"portico.dev/portico/internal/apiserver/certs"
+	"portico.dev/portico/internal/bootstrap"
 	"portico.dev/portico/internal/controllers"
 	"portico.dev/portico/internal/controllers/addresses"
 	"portico.dev/portico/internal/controllers/caches"
+	"portico.dev/portico/internal/controllers/certificates"
 	"portico.dev/portico/internal/controllers/clusterroles"
 	"portico.dev/portico/internal/controllers/endpoints"
 	"portico.dev/portico/internal/controllers/garbage"
+	"portico.dev/portico/internal/controllers/joining"
 	"portico.dev/portico/internal/controllers/leader"
+	"portico.dev/portico/internal/controllers/loadbalancers"
 	"portico.dev/portico/internal/controllers/machines"
 	"portico.dev/portico/internal/controllers/namesake"
 	"portico.dev/portico/internal/controllers/namespaces"
@@ -30,18 +37,23 @@ import (
 	"portico.dev/portico/internal/controllers/scheduling"
 	"portico.dev/portico/internal/controllers/serviceaccounts"
 	"portico.dev/portico/internal/controllers/system"
+	"portico.dev/portico/internal/core/pools"
 	"portico.dev/portico/internal/kubevirt"
 )
 
 // runControllers runs every controller while this process holds their Lease. claims are
-// those of the API server's store, held is what it holds in memory, ca is its authority's
-// certificate.
-func runControllers(ctx context.Context, config *rest.Config, claims addresses.Claims, held caches.Held, ca []byte, o *options, log *slog.Logger) error {
+// those of the API server's store, held is what it holds in memory, authority signs
+// nodes' certificates.
+func runControllers(ctx context.Context, config *rest.Config, claims addresses.Claims, held caches.Held, authority *certs.Authority, o *options, log *slog.Logger) error {
 	kube, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return fmt.Errorf("make the controllers' client: %w", err)
 	}
 	meta, err := metadata.NewForConfig(config)
+	if err != nil {
+		return fmt.Errorf("make the controllers' client: %w", err)
+	}
+	dyn, err := dynamic.NewForConfig(config)
 	if err != nil {
 		return fmt.Errorf("make the controllers' client: %w", err)
 	}
@@ -81,11 +93,26 @@ func runControllers(ctx context.Context, config *rest.Config, claims addresses.C
 					Default: o.services, NodePortFirst: o.firstPort, NodePortLast: o.lastPort,
 				})
 			}},
+			{Name: "loadbalancers", Run: func(ctx context.Context) error {
+				return loadbalancers.Run(ctx, loadbalancers.Deps{
+					Client: kube, Dynamic: dyn, Caches: shared, Recorder: recorder, Log: log, Reserved: reservedRanges(o),
+				})
+			}},
 			{Name: "quota", Run: func(ctx context.Context) error {
 				return quota.Run(ctx, quota.Deps{Client: kube, Caches: shared, Metadata: meta, Discovery: kube.Discovery(), Log: log})
 			}},
 			{Name: "rootca", Run: func(ctx context.Context) error {
-				return rootca.Run(ctx, namesake.Deps{Client: kube, Caches: shared, Log: log}, ca)
+				return rootca.Run(ctx, namesake.Deps{Client: kube, Caches: shared, Log: log}, authority.PEM())
+			}},
+			{Name: "certificates", Run: func(ctx context.Context) error {
+				return certificates.Run(ctx, certificates.Deps{
+					Client: kube, Caches: shared, Signer: authority, Log: log, Reserved: servingNames(o), Services: o.services,
+				})
+			}},
+			{Name: "joining", Run: func(ctx context.Context) error {
+				return joining.Run(ctx, joining.Deps{Client: kube, Log: log, Settings: bootstrap.Settings{
+					ServiceCIDR: o.serviceCIDR, ClusterCIDR: o.clusterCIDR, GuestCIDR: o.guestCIDR, ClusterDomain: o.clusterDomain,
+				}})
 			}},
 			{Name: "clusterroles", Run: func(ctx context.Context) error {
 				return clusterroles.Run(ctx, clusterroles.Deps{Client: kube, Caches: shared, Log: log})
@@ -97,6 +124,20 @@ func runControllers(ctx context.Context, config *rest.Config, claims addresses.C
 	}
 	lease := leader.Config{Leases: kube.CoordinationV1(), Identity: o.nodeName}
 	return controllers.Run(ctx, controllers.Config{Lease: lease, Client: kube, Held: held, Log: log}, list)
+}
+
+// reservedRanges are the cluster's own, which no load balancer gets addresses of.
+func reservedRanges(o *options) []pools.Reserved {
+	var out []pools.Reserved
+	add := func(prefixes []netip.Prefix, what string) {
+		for _, prefix := range prefixes {
+			out = append(out, pools.Reserved{Prefix: prefix, What: what})
+		}
+	}
+	add(o.services, "the cluster IPs of Services (--service-cidr)")
+	add(o.cluster, "the addresses of pods (--cluster-cidr)")
+	add(o.guests, "the addresses of virtual machines (--guest-cidr)")
+	return out
 }
 
 // newRecorder writes Events in the name of component; stop ends it.

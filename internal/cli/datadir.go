@@ -22,7 +22,7 @@ const (
 )
 
 // dataEntries are what Portico keeps in a data directory. Nothing else there is its.
-var dataEntries = []string{"etcd", "etcd.restoring", "pki", "images", "guests", "node", kubeconfigFile, kubeconfigFile + ".new", runFile, runFile + ".new", lockFile}
+var dataEntries = []string{"etcd", "etcd.restoring", "pki", "images", "guests", "node", identityFolder, kubeconfigFile, kubeconfigFile + ".new", runFile, runFile + ".new", lockFile}
 
 // prepareDataDir makes the folder and takes the lock that a second instance finds.
 // A run that stored nothing leaves nothing: release removes what was made here and
@@ -164,6 +164,8 @@ type runRecord struct {
 	Cluster  []netip.Prefix `json:"clusterCIDR"`
 	Guests   []netip.Prefix `json:"guestCIDR"`
 
+	NodeRoutes string `json:"nodeRoutes,omitempty"` // --node-routes
+
 	NodeIPs    []netip.Addr `json:"nodeIP,omitempty"`     // as given
 	Kubeconfig string       `json:"kubeconfig,omitempty"` // of an agent whose API is elsewhere
 }
@@ -186,7 +188,7 @@ func (o *options) writeRunRecord() error {
 	}
 	raw, err := json.MarshalIndent(runRecord{
 		NodeName: o.nodeName, Agent: !o.noAgent, Namespace: namespace, Boot: boot, DataPlane: o.dataplane, VM: o.vm,
-		Services: o.services, Cluster: o.cluster, Guests: o.guests, NodeIPs: o.nodeIPs, Kubeconfig: kubeconfig,
+		Services: o.services, Cluster: o.cluster, Guests: o.guests, NodeRoutes: o.nodeRoutes.mode, NodeIPs: o.nodeIPs, Kubeconfig: kubeconfig,
 	}, "", "  ")
 	if err != nil {
 		return fmt.Errorf("encode the note of this run: %w", err)

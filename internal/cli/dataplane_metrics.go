@@ -57,8 +57,8 @@ func (n *nodeRun) startMetrics() error {
 	if l == nil {
 		return err
 	}
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	registry := newRegistry()
+	registry.MustRegister(n.names.Collector())
 	closeCounts := func() error { return nil }
 	if n.plane != nil {
 		var counts func() (dataplane.Counts, error)
@@ -69,11 +69,21 @@ func (n *nodeRun) startMetrics() error {
 		}
 		registry.MustRegister(n.plane.Collector(counts))
 	}
+	if n.layer2 != nil {
+		registry.MustRegister(n.layer2, n.bgp)
+	}
 	n.start("metrics", func(ctx context.Context) error {
 		defer closeCounts() //nolint:errcheck // only sockets are closed
 		return serveMetrics(ctx, l, registry, n.log)
 	})
 	return nil
+}
+
+// newRegistry has the metrics of the process itself.
+func newRegistry() *prometheus.Registry {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return registry
 }
 
 // serveMetrics serves /metrics until ctx ends.

@@ -54,6 +54,8 @@ type downRun struct {
 	out     io.Writer
 	log     *slog.Logger
 	found   bool // there was something to remove
+	// afterGuests is called once no guest runs here, with what failed until then.
+	afterGuests func(ctx context.Context, failed error) error
 }
 
 func (d *downRun) run(ctx context.Context) error {
@@ -69,6 +71,11 @@ func (d *downRun) run(ctx context.Context) error {
 	failed := d.stopGuests(ctx)
 	if ctx.Err() != nil {
 		return errors.New("interrupted; some guests may run on, and their network is as it was; run `portico down` again")
+	}
+	if d.afterGuests != nil {
+		if err := d.afterGuests(ctx, failed); err != nil {
+			return err
+		}
 	}
 	failed = errors.Join(failed, d.cleanNetwork(ctx))
 	left, err := d.left()

@@ -16,7 +16,6 @@ import (
 	"portico.dev/portico/internal/node"
 	"portico.dev/portico/internal/node/door"
 	"portico.dev/portico/internal/node/machines"
-	"portico.dev/portico/internal/routes"
 	"portico.dev/portico/internal/vm"
 	"portico.dev/portico/internal/vm/accel"
 	"portico.dev/portico/internal/vm/image"
@@ -72,7 +71,7 @@ func (n *nodeRun) startGuests() (stop func(), err error) {
 		defer close(ended)
 		return n.node.Run(ctx)
 	})
-	if runtime != nil && n.authority != nil {
+	if runtime != nil && n.keys != nil {
 		if err := n.startDoor(machines.Source{Node: n.node, Machines: runtime}); err != nil {
 			return nil, err
 		}
@@ -91,7 +90,8 @@ func (n *nodeRun) openGuests() (_ *vm.Manager, closeAll func(), err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	mtu, err := routes.UplinkMTU()
+	n.mtu.await(n.ctx)
+	mtu, err := n.mtu.now()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -103,6 +103,7 @@ func (n *nodeRun) openGuests() (_ *vm.Manager, closeAll func(), err error) {
 		links.Close()
 		return nil, nil, err
 	}
+	n.mtu.follow(links)
 	guests, err := vm.Open(vm.Config{Dir: guestsDir(n.o.dataDir), Accel: choice, Images: images, Links: links, Log: n.log})
 	if err != nil {
 		links.Close()
@@ -139,7 +140,7 @@ func (n *nodeRun) newMachines(guests *vm.Manager) (*machines.Machines, error) {
 // startDoor lets the API server reach guests' consoles.
 func (n *nodeRun) startDoor(source door.Source) error {
 	n.door = &doorway{
-		node: n.o.nodeName, authority: n.authority, source: source, log: n.log, start: n.start,
+		keys: n.keys, source: source, log: n.log, start: n.start,
 		open: map[netip.Addr]func(){},
 	}
 	return n.door.follow(n.addresses.All())

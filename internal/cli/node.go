@@ -14,23 +14,33 @@ import (
 	"k8s.io/client-go/rest"
 
 	"portico.dev/portico/internal/agent"
-	"portico.dev/portico/internal/apiserver/certs"
+	"portico.dev/portico/internal/announce"
+	"portico.dev/portico/internal/announce/bgp"
+	"portico.dev/portico/internal/announce/l2"
 	"portico.dev/portico/internal/dataplane"
 	"portico.dev/portico/internal/dataplane/healthcheck"
 	"portico.dev/portico/internal/dns"
 	"portico.dev/portico/internal/node"
 	"portico.dev/portico/internal/node/register"
 	"portico.dev/portico/internal/routes"
+	"portico.dev/portico/internal/routes/peers"
 	"portico.dev/portico/internal/vm/accel"
 )
 
 // dnsPort is where the DNS server listens, on the node's own addresses only.
 const dnsPort = 53
 
-// checkHost finds what would stop the node side, before anything is changed.
-func checkHost(o *options, log *slog.Logger) error {
+func needRoot() error {
 	if os.Geteuid() != 0 {
 		return errors.New("the agent programs the kernel's network and needs root; run it with sudo, or `portico up --no-agent` for the API alone")
+	}
+	return nil
+}
+
+// checkHost finds what would stop the node side, before anything is changed.
+func checkHost(o *options, log *slog.Logger) error {
+	if err := needRoot(); err != nil {
+		return err
 	}
 	warnings, err := routes.Check(o.routesConfig())
 	if err != nil {
@@ -59,23 +69,29 @@ func checkHost(o *options, log *slog.Logger) error {
 
 // nodeRun is one run of the node side.
 type nodeRun struct {
-	o         *options
-	config    *rest.Config
-	authority *certs.Authority // nil: no door, and so no consoles
-	log       *slog.Logger
-	alone     bool // the process is nothing else
+	o      *options
+	config *rest.Config
+	keys   *doorKeys // nil: no door, and so no consoles
+	log    *slog.Logger
+	alone  bool // the process is nothing else
 	// onNetwork is called once the node has its own addresses of the pod range.
 	onNetwork func(ctx context.Context, own []netip.Addr) error
 
 	kube      kubernetes.Interface
 	watches   *agent.Watches
 	addresses routes.Addresses
+	podCIDRs  []netip.Prefix
 	network   *routes.Network
+	peers     *peers.Keeper // nil with --node-routes none
+	mtu       *guestMTU
 	hush      hush
 	technique *technique          // nil with --dataplane none
 	plane     *dataplane.Plane    // nil likewise
 	checks    *healthcheck.Server // nil likewise
 	names     *dns.Server
+	layer2    *l2.Announcer       // nil with --announce none
+	bgp       *bgp.Speaker        // nil likewise
+	collector *announce.Collector // nil likewise
 	node      *node.Node
 	door      *doorway // nil: none
 
@@ -104,6 +120,9 @@ func (n *nodeRun) run(ctx context.Context) (err error) {
 	if n.addresses, err = routes.PrimaryAddresses(n.o.nodeIPs); err != nil {
 		return err
 	}
+	if err := n.startAnnounce(); err != nil {
+		return err
+	}
 	n.watches = agent.Watch(n.ctx, n.kube, n.o.nodeName, n.log)
 	n.group.Go(n.watches.Wait)
 	if n.technique, err = n.o.technique(); err != nil {
@@ -113,14 +132,16 @@ func (n *nodeRun) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	podCIDRs, err := reg.Register(n.ctx)
-	if err != nil {
+	if n.podCIDRs, err = reg.Register(n.ctx); err != nil {
 		return err
 	}
-	if err := n.openNetwork(podCIDRs); err != nil {
+	if err := n.openNetwork(); err != nil {
 		return err
 	}
 	defer n.network.Close() //nolint:errcheck // it only ends goroutines; the kernel keeps its state
+	if err := n.startPeers(); err != nil {
+		return err
+	}
 	if err := n.startServices(); err != nil {
 		return err
 	}
@@ -136,7 +157,7 @@ func (n *nodeRun) run(ctx context.Context) (err error) {
 	}
 	defer stop()
 	n.startRegistration(reg)
-	n.log.Info("The node is ready", "name", n.o.nodeName, "addresses", n.addresses.All(), "pods", podCIDRs, "dataplane", n.dataplaneName())
+	n.log.Info("The node is ready", "name", n.o.nodeName, "addresses", n.addresses.All(), "pods", n.podCIDRs, "dataplane", n.dataplaneName())
 	<-n.ctx.Done()
 	if ctx.Err() != nil {
 		return nil
@@ -159,7 +180,7 @@ func (n *nodeRun) register() (*register.Registration, error) {
 	info := register.Node{Name: n.o.nodeName, Addresses: n.addresses.All(), Memory: memory, Version: version()}
 	if n.o.vm != "off" {
 		info.Guests = register.MaxGuests
-		if n.authority != nil {
+		if n.keys != nil {
 			info.DoorPort = doorPort
 		}
 	}
@@ -167,9 +188,9 @@ func (n *nodeRun) register() (*register.Registration, error) {
 }
 
 // openNetwork gives the node its bridge, addresses and routes.
-func (n *nodeRun) openNetwork(podCIDRs []netip.Prefix) (err error) {
+func (n *nodeRun) openNetwork() (err error) {
 	config := n.o.routesConfig()
-	config.PodCIDRs, config.Log = podCIDRs, n.log
+	config.PodCIDRs, config.Log = n.podCIDRs, n.log
 	if n.network, err = routes.Setup(n.ctx, config); err != nil {
 		return err
 	}
@@ -212,20 +233,13 @@ func (n *nodeRun) startServices() (err error) {
 		consumers = append(consumers, n.checks)
 		n.start("health check node ports", n.checks.Run)
 	}
-	if n.names, err = n.o.newNames(append(n.own(), n.addresses.All()...), n.log); err != nil {
+	if err := n.startNames(); err != nil {
 		return err
 	}
-	var at []netip.AddrPort
-	for _, a := range n.own() {
-		at = append(at, netip.AddrPortFrom(a, dnsPort))
-	}
-	udp, tcp, err := dns.Listen(n.ctx, at)
-	if err != nil {
-		return err
-	}
-	n.start("DNS", func(ctx context.Context) error { return n.names.Serve(ctx, udp, tcp) })
 	consumers = append(consumers, n.names)
-	n.start("DNS settings", func(ctx context.Context) error { return n.o.followDNSSettings(ctx, n.kube, n.names, n.log) })
+	if n.collector != nil {
+		consumers = append(consumers, n.collector)
+	}
 	n.start("watches", func(ctx context.Context) error {
 		n.watches.Feed(ctx, agent.Ranges{Default: n.o.services, To: n.setServiceRanges}, consumers...)
 		return nil
@@ -265,6 +279,9 @@ func (n *nodeRun) startRegistration(reg *register.Registration) {
 			if n.plane != nil {
 				n.plane.SetNodeAddresses(a.All())
 				n.checks.SetAddresses(a.All())
+			}
+			if n.peers != nil {
+				n.peers.SetAddresses(a.All())
 			}
 			if n.door != nil {
 				if err := n.door.follow(a.All()); err != nil {

@@ -18,6 +18,7 @@ import (
 
 	"portico.dev/portico/internal/apiserver"
 	"portico.dev/portico/internal/core/ipam"
+	"portico.dev/portico/internal/core/mesh"
 	"portico.dev/portico/internal/routes"
 )
 
@@ -34,12 +35,13 @@ type options struct {
 	nodePortRange, clusterDomain           string
 	dataplane, vm, nodeName, nodeIP, group string
 	kubeconfig, only                       string // of `portico agent`
-	auditLog, metrics                      string
+	auditLog, metrics, announce            string
 	limits                                 apiserver.Limits
 	noAgent                                bool
 	profiling                              bool
 	etcd                                   etcdOptions
 	dns                                    dnsOptions
+	nodeRoutes                             nodeRoutes
 
 	// parsed by complete
 	services, cluster, guests []netip.Prefix
@@ -61,8 +63,10 @@ func (o *options) nodeFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.nodeName, "node-name", "", "`name` of this node (default: the host's name)")
 	f.StringVar(&o.nodeIP, "node-ip", "", "`addresses` of this node, one per family (default: those of the default route)")
 	f.StringVar(&o.group, "cgroup", "", "cgroup v2 `folder` whose processes are this node's (default: all)")
+	o.nodeRoutes.flags(f)
 	o.dns.flags(f)
 	o.metricsFlags(f)
+	o.announceFlags(f)
 }
 
 // serverFlags are the settings of the API server.
@@ -208,8 +212,16 @@ func (o *options) complete() (err error) {
 	if err := o.completeDataplane(); err != nil {
 		return err
 	}
-	if modes := []string{"auto", "kvm", "tcg", "off"}; !slices.Contains(modes, o.vm) {
-		return fmt.Errorf("--vm %q is unknown; choose one of %s", o.vm, strings.Join(modes, ", "))
+	for _, choice := range []struct {
+		flag, value string
+		of          []string
+	}{{"--vm", o.vm, []string{"auto", "kvm", "tcg", "off"}}, {"--announce", o.announce, []string{"auto", "none"}}, {"--node-routes", o.nodeRoutes.mode, []string{string(mesh.Auto), string(mesh.AlwaysVXLAN), noNodeRoutes}}} {
+		if !slices.Contains(choice.of, choice.value) {
+			return fmt.Errorf("%s %q is unknown; choose one of %s", choice.flag, choice.value, strings.Join(choice.of, ", "))
+		}
+	}
+	if o.nodeRoutes.port == 0 {
+		return fmt.Errorf("--vxlan-port 0 is no port; give one from 1 to 65535, the same on all nodes")
 	}
 	if o.nodeName == "" {
 		host, err := os.Hostname()

@@ -68,5 +68,5 @@ kernel, DNS, and VirtualMachines that really run.`,
 	root.SetGlobalNormalizationFunc(cliflag.WordSepNormalizeFunc)
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(flagError)
-	return group(root, newUp(), newAgent(), newDown(), newVM(), newDNS(), newImage(), newEnv(), newStatus(), newDataplane(), newUser(), newKubeconfig(), newSnapshot(), newVersion(), newKubectl())
+	return group(root, newUp(), newAgent(), newDown(), newToken(), newJoin(), newLeave(), newNode(), newVM(), newDNS(), newImage(), newEnv(), newStatus(), newDataplane(), newAnnounce(), newPool(), newPools(), newUser(), newKubeconfig(), newSnapshot(), newVersion(), newKubectl())
 }

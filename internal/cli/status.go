@@ -34,6 +34,7 @@ type status struct {
 	API       apiStatus       `json:"api"`
 	Node      string          `json:"node,omitempty"` // this one
 	Nodes     []nodeStatus    `json:"nodes"`
+	Peers     []peerStatus    `json:"peers"` // the other nodes, as seen from this host
 	DataPlane dataPlaneStatus `json:"dataplane"`
 	Guests    guestsStatus    `json:"guests"`
 	Services  int             `json:"services"`
@@ -74,8 +75,8 @@ func newStatus() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Say what runs here and what is wrong",
-		Long: `Say in a screen what runs: the API, the nodes, this host's data plane and guests,
-and what to know of problems. The exit code is 1 when the API doesn't answer or this
+		Long: `Say in a screen what runs: the API, the nodes, how each is reached from this host,
+this host's data plane and guests, and what to know of problems. The exit code is 1 when the API doesn't answer or this
 host's node isn't Ready.`,
 		Example: `  portico status
   portico status --json | jq .problems`,
@@ -127,7 +128,7 @@ func (r *statusRun) run(ctx context.Context) (err error) {
 	}
 	s := &r.status
 	s.DataDir, s.Process = r.dataDir, lockHolder(filepath.Join(r.dataDir, lockFile))
-	s.Nodes, s.Problems, s.DataPlane.Tables = []nodeStatus{}, []string{}, []string{}
+	s.Nodes, s.Peers, s.Problems, s.DataPlane.Tables = []nodeStatus{}, []peerStatus{}, []string{}, []string{}
 	s.Guests.Phases = map[string]int{}
 	if r.last, err = readRunRecord(r.dataDir); err != nil {
 		r.problem("%w", err)
@@ -217,7 +218,7 @@ func (r *statusRun) askNodes(ctx context.Context, kube kubernetes.Interface) err
 		}
 		r.status.Nodes = append(r.status.Nodes, found)
 	}
-	return nil
+	return r.askPeers(ctx, kube, nodes.Items)
 }
 
 func (r *statusRun) askServices(ctx context.Context, kube kubernetes.Interface) error {

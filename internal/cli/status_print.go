@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
+	"time"
 )
 
 // print writes the status for people, one line of a table for each part.
@@ -29,6 +30,12 @@ func (r *statusRun) print(out io.Writer) error {
 	}
 	for _, n := range s.Nodes {
 		row("Node", "%s", n.line(n.Name == s.Node && s.Node != ""))
+	}
+	for _, p := range s.Peers {
+		row("Peer", "%s", p.line(time.Now()))
+		for _, way := range p.Ways {
+			row("", "%s", way.line())
+		}
 	}
 	row("Data plane", "%s", s.DataPlane.line())
 	row("Guests", "%s", s.Guests.line(s.API.Ready))

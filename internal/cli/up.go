@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"k8s.io/utils/clock"
 
+	"portico.dev/portico/internal/announce/greet"
 	"portico.dev/portico/internal/controllers/system"
 	"portico.dev/portico/internal/core/rbac"
 )
@@ -130,6 +131,9 @@ func (u *upRun) work(ctx context.Context, s *server, doors *doors) error {
 	if err := system.Bootstrap(ctx, s.kube, u.o.services); err != nil {
 		return err
 	}
+	if err := greet.EnsureKey(ctx, s.kube); err != nil {
+		return err
+	}
 	admin, err := newAdminFile(u.o.dataDir, s.url, s.authority)
 	if err != nil {
 		return err
@@ -156,7 +160,7 @@ func (u *upRun) work(ctx context.Context, s *server, doors *doors) error {
 		start("addresses of the API's certificate", func(ctx context.Context) error { return followHost(ctx, s.serving, u.log) })
 	}
 	start("controllers", func(ctx context.Context) error {
-		return runControllers(ctx, s.loopback, s.api.Claims(), s.api.Held, s.authority.PEM(), u.o, u.log)
+		return runControllers(ctx, s.loopback, s.api.Claims(), s.api.Held, s.authority, u.o, u.log)
 	})
 	if u.o.noAgent {
 		start("API server's lease", func(ctx context.Context) error {
@@ -187,7 +191,7 @@ func (u *upRun) runAgent(ctx context.Context, s *server) error {
 	if err != nil {
 		return err
 	}
-	n := &nodeRun{o: u.o, config: config, log: u.log, authority: s.authority}
+	n := &nodeRun{o: u.o, config: config, log: u.log, keys: authorityKeys(s.authority, u.o.nodeName)}
 	n.onNetwork = func(ctx context.Context, own []netip.Addr) error {
 		if err := s.serving.AddAddresses(own...); err != nil {
 			return err

@@ -34,6 +34,7 @@ type Server struct {
 	Authority *certs.Authority
 	Local     *rest.Config                        // as Config, without a network
 	Held      func(runtime.Object) runtime.Object // what its watch caches hold
+	PlainGets func() uint64                       // how many it has answered without its store
 	stop      func()
 }
 
@@ -111,7 +112,7 @@ func start(t testing.TB, dir string, store etcd.Source, closeStore func(), chang
 	ended := make(chan error, 1)
 	go func() { ended <- server.Run(ctx) }()
 	stopped := false
-	s := &Server{Config: server.LoopbackConfig(), Dir: dir, Store: config.Store, Claims: server.Claims(), Authority: config.Authority, Local: server.LocalConfig(), Held: server.Held, stop: func() {
+	s := &Server{Config: server.LoopbackConfig(), Dir: dir, Store: config.Store, Claims: server.Claims(), Authority: config.Authority, Local: server.LocalConfig(), Held: server.Held, PlainGets: server.PlainGets, stop: func() {
 		if stopped {
 			return
 		}

@@ -102,8 +102,13 @@ func (s *Serving) present() *Leaf {
 // Name implements dynamiccertificates.CertKeyContentProvider.
 func (s *Serving) Name() string { return "portico-apiserver" }
 
-// CurrentCertKeyContent implements dynamiccertificates.CertKeyContentProvider.
-func (s *Serving) CurrentCertKeyContent() (cert, key []byte) { return s.present().PEM() }
+// CurrentCertKeyContent implements dynamiccertificates.CertKeyContentProvider. The
+// authority's certificate is behind the server's own, for hosts that know no more than
+// its hash.
+func (s *Serving) CurrentCertKeyContent() (cert, key []byte) {
+	cert, key = s.present().PEM()
+	return slices.Concat(cert, s.authority.PEM()), key
+}
 
 // AddListener implements dynamiccertificates.Notifier.
 func (s *Serving) AddListener(l dynamiccertificates.Listener) {

@@ -83,6 +83,9 @@ func refuseNode(node string, a admission.Attributes) string {
 	if name := nameOf(a); name != node {
 		return fmt.Sprintf("node %q is not allowed to modify node %q", node, name)
 	}
+	if a.GetOperation() == admission.Delete {
+		return refuseLeaving(node, a)
+	}
 	now, ok := a.GetObject().(*corev1.Node)
 	if !ok || a.GetOperation() != admission.Update && a.GetOperation() != admission.Create {
 		return ""
@@ -95,6 +98,15 @@ func refuseNode(node string, a admission.Attributes) string {
 	}
 	if !maps.Equal(restricted(now.Labels), restricted(old.Labels)) {
 		return fmt.Sprintf("node %q is not allowed to modify labels that begin with %s", node, restrictedLabels)
+	}
+	return ""
+}
+
+// refuseLeaving lets a node go that has nothing which it could shed by coming back.
+func refuseLeaving(node string, a admission.Attributes) string {
+	old, ok := a.GetOldObject().(*corev1.Node)
+	if !ok || len(old.Spec.Taints) > 0 || len(restricted(old.Labels)) > 0 {
+		return fmt.Sprintf("node %q has taints or labels that begin with %s; only others may delete it", node, restrictedLabels)
 	}
 	return ""
 }

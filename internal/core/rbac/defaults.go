@@ -16,6 +16,13 @@ const (
 	NodesGroup     = "system:nodes"
 	NodeUserPrefix = "system:node:"
 
+	// BootstrappersGroup is that of tokens by which hosts join. It begins as upstream
+	// wants it of tokens' groups.
+	BootstrappersGroup = "system:bootstrappers:portico:nodes"
+
+	nodeClientRole     = "system:certificates.k8s.io:certificatesigningrequests:nodeclient"
+	selfNodeClientRole = "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient"
+
 	mastersGroup         = "system:masters"
 	authenticatedGroup   = "system:authenticated"
 	unauthenticatedGroup = "system:unauthenticated"
@@ -25,6 +32,8 @@ var (
 	read  = []string{"get", "list", "watch"}
 	write = []string{"create", "delete", "deletecollection", "patch", "update"}
 	full  = append(append([]string{}, write...), read...)
+
+	certificateRequests = append([]string{"create"}, read...)
 )
 
 const (
@@ -32,6 +41,8 @@ const (
 	coordinationGroup, eventsGroup             = "coordination.k8s.io", "events.k8s.io"
 	authenticationGroup, authorizationGroup    = "authentication.k8s.io", "authorization.k8s.io"
 	machinesGroup, machinesSub                 = "kubevirt.io", "subresources.kubevirt.io"
+	balancersGroup                             = "metallb.io"
+	certificatesGroup                          = "certificates.k8s.io"
 )
 
 // rule is the usual form of a rule: verbs on resources of one group.
@@ -60,6 +71,11 @@ func DefaultClusterRoles() []*rbacv1.ClusterRole {
 			rule([]string{"create"}, authenticationGroup, "tokenreviews"),
 			rule([]string{"create"}, authorizationGroup, "subjectaccessreviews")),
 		nodeRole(),
+		// What a host that has a bootstrap token may ask for; the certificates' controller
+		// approves for whoever has the second, and renews for whoever has the third.
+		role("system:node-bootstrapper", rule(certificateRequests, certificatesGroup, "certificatesigningrequests"), named("configmaps", "portico-config")),
+		role(nodeClientRole, rule([]string{"create"}, certificatesGroup, "certificatesigningrequests/nodeclient")),
+		role(selfNodeClientRole, rule([]string{"create"}, certificatesGroup, "certificatesigningrequests/selfnodeclient")),
 		collecting("admin", "admin"), collecting("edit", "edit", "admin"), collecting("view", "view", "edit"),
 		labelled("system:aggregate-to-admin", "admin", adminRules()),
 		labelled("system:aggregate-to-edit", "edit", editRules()),
@@ -105,6 +121,9 @@ func DefaultClusterRoleBindings() []*rbacv1.ClusterRoleBinding {
 		// Upstream binds this role to nobody and has an authorizer for nodes. Here the
 		// role is small, and admission keeps each node to what is its own.
 		bind("system:node", NodesGroup),
+		bind("system:node-bootstrapper", BootstrappersGroup),
+		bind(nodeClientRole, BootstrappersGroup),
+		bind(selfNodeClientRole, NodesGroup),
 	}
 }
 
@@ -141,15 +160,21 @@ func collecting(name, from string, above ...string) *rbacv1.ClusterRole {
 }
 
 // nodeRole is what an agent needs, and a kubelet of the same rank: to read what it
-// turns into packets and names, and to write about itself. Secrets aren't among it.
+// turns into packets and names, and to write about itself. Of Secrets the one is among it by which agents know each other.
 func nodeRole() *rbacv1.ClusterRole {
 	return role("system:node",
 		rule(read, coreGroup, "services", "nodes", "pods", "namespaces"),
 		rule(read, discoveryGroup, "endpointslices"),
 		rule(read, networkingGroup, "servicecidrs"),
-		dnsSettings(),
+		named("configmaps", "portico-dns", "portico-config"),
+		named("secrets", "portico-greetings"),
+		// What load balancers may announce, and what this node announces.
+		rule(read, balancersGroup, "*"),
+		rule([]string{"create", "update", "patch", "delete"}, balancersGroup, "servicel2statuses", "servicel2statuses/status",
+			"servicebgpstatuses", "servicebgpstatuses/status", "configurationstates", "configurationstates/status"),
 		rule(read, machinesGroup, "virtualmachineinstances"),
-		rule([]string{"create", "update", "patch"}, coreGroup, "nodes"),
+		rule([]string{"create", "update", "patch", "delete"}, coreGroup, "nodes"),
+		rule(certificateRequests, certificatesGroup, "certificatesigningrequests"),
 		rule([]string{"get", "update", "patch"}, coreGroup, "nodes/status", "pods/status"),
 		rule([]string{"delete"}, coreGroup, "pods"),
 		rule([]string{"create", "get", "update", "patch", "delete"}, coordinationGroup, "leases"),
@@ -160,10 +185,11 @@ func nodeRole() *rbacv1.ClusterRole {
 		rule([]string{"create"}, authorizationGroup, "subjectaccessreviews"))
 }
 
-// dnsSettings lets a node read the one ConfigMap that its DNS server follows.
-func dnsSettings() rbacv1.PolicyRule {
-	r := rule(read, coreGroup, "configmaps")
-	r.ResourceNames = []string{"portico-dns"}
+// named lets somebody read single objects of the core group: a node the settings of its
+// DNS server and of its cluster.
+func named(resource string, names ...string) rbacv1.PolicyRule {
+	r := rule(read, coreGroup, resource)
+	r.ResourceNames = names
 	return r
 }
 
