@@ -20,5 +20,6 @@ echo "==> packages, with the race detector"
 CGO_ENABLED=1 go test -race -timeout 10m ./cmd/... ./internal/...
 echo "==> suites"
 go test -p 1 -timeout 10m ./test/...
+PORTICO_TEST_DATAPLANE=userspace go test -timeout 10m ./test/dataplane
 echo "==> the benchmarks' programs run"
 (cd bench && PORTICO=$PWD/../bin/portico go test -timeout 5m ./...)
