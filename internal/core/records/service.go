@@ -58,20 +58,20 @@ type service struct {
 // host is the name of one or more endpoints: a machine with an address of each
 // family has two endpoints of the same hostname.
 type host struct {
-	name     Name
-	explicit bool // from the endpoint's hostname, not made of its address
-	addrs    []netip.Addr
-	ports    []catalog.SlicePort // the named ones
+	name  Name // of the endpoint's hostname, or made of its address
+	addrs []netip.Addr
+	ports []catalog.SlicePort // the named ones
 }
 
 // collect gathers the published endpoints by host name, ordered by name and
-// address, so that the order of slices never shows.
+// address, so that the order of slices never shows. Behind a cluster IP only those with a
+// hostname of their own have a name.
 func (s *service) collect(from []*catalog.Slice) {
 	index := map[Name]int{}
 	for _, slice := range from {
 		for i := range slice.Endpoints {
 			e := &slice.Endpoints[i]
-			if !e.Ready && !s.svc.PublishNotReady {
+			if !e.Ready && !s.svc.PublishNotReady || !s.svc.Headless && e.Hostname == "" {
 				continue
 			}
 			label := cmp.Or(e.Hostname, dashed(e.Addr))
@@ -83,7 +83,7 @@ func (s *service) collect(from []*catalog.Slice) {
 			if !seen {
 				at = len(s.hosts)
 				index[name] = at
-				s.hosts = append(s.hosts, host{name: name, explicit: e.Hostname != ""})
+				s.hosts = append(s.hosts, host{name: name})
 			}
 			h := &s.hosts[at]
 			h.addrs = append(h.addrs, e.Addr)
@@ -107,9 +107,7 @@ func (s *service) collect(from []*catalog.Slice) {
 func (s *service) clusterIP() {
 	s.add(Owner{Name: s.base, Addrs: s.svc.ClusterIPs})
 	for _, h := range s.hosts {
-		if h.explicit {
-			s.addHost(h)
-		}
+		s.addHost(h)
 	}
 	var ports portSet
 	for _, p := range s.svc.Ports {

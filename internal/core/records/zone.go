@@ -211,6 +211,10 @@ func (z *Zone) drop(e *edit, name Name) { z.table.names.remove(e, name.key()) }
 func (z *Zone) apply(e *edit, c Change) {
 	old, was := z.held[c.Name]
 	now := held{c.Service, c.Slices}
+	if was && c.Service == old.service && !old.namesEndpoints() && !now.namesEndpoints() {
+		z.held[c.Name] = now
+		return // nearly every change of endpoints
+	}
 	z.exchange(e, z.ownersOf(old), z.ownersOf(now))
 	switch {
 	case c.Service != nil:
@@ -225,6 +229,13 @@ func (z *Zone) apply(e *edit, c Change) {
 	if IsNameServer(c.Name) {
 		z.nameServer(e, c.Service)
 	}
+}
+
+// namesEndpoints tells whether a Service's names depend on its endpoints.
+func (h held) namesEndpoints() bool {
+	return h.service.Headless || slices.ContainsFunc(h.slices, func(s *catalog.Slice) bool {
+		return slices.ContainsFunc(s.Endpoints, func(e catalog.Endpoint) bool { return e.Hostname != "" })
+	})
 }
 
 func (z *Zone) ownersOf(h held) []Owner {

@@ -277,3 +277,27 @@ func BenchmarkUpdate(b *testing.B) {
 		})
 	}
 }
+
+// DNS-02: endpoints that come and go change names though their Service is as it was, where
+// they have hostnames or the Service is headless; elsewhere they change nothing.
+func TestEndpointsOfOneService(t *testing.T) {
+	a := netip.MustParseAddr("10.245.0.2")
+	for what, headless := range map[string]bool{"cluster IP": false, "headless": true} {
+		svc := &catalog.Service{Name: types.NamespacedName{Namespace: "ns", Name: "web"}, Headless: headless}
+		z := newZone(t)
+		for _, step := range []struct{ hostname, named, plain string }{
+			{"", "missing", "[1 x1]"}, {"vm", "[1 x1]", "missing"}, {"", "missing", "[1 x1]"},
+		} {
+			if !headless {
+				step.plain = "missing"
+			}
+			endpoint := catalog.Endpoint{Addr: a, Ready: true, Hostname: step.hostname}
+			z.Update([]Change{{Name: svc.Name, Service: svc, Slices: []*catalog.Slice{{Endpoints: []catalog.Endpoint{endpoint}}}}})
+			for name, want := range map[string]string{"vm.web.ns.svc.cluster.local": step.named, "10-245-0-2.web.ns.svc.cluster.local": step.plain} {
+				if got := state(t, z.Table(1), name); got != want {
+					t.Errorf("%s, hostname %q: %s is %s, want %s", what, step.hostname, name, got, want)
+				}
+			}
+		}
+	}
+}
