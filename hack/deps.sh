@@ -6,6 +6,7 @@ declare -A package=(
 	[qemu-system-x86_64]=qemu-system-x86
 	[qemu-img]=qemu-utils
 	[nft]=nftables
+	[iptables]=iptables
 	[ip]=iproute2
 	[nsenter]=util-linux
 	[pgrep]=procps

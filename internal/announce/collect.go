@@ -3,6 +3,7 @@ package announce
 import (
 	"cmp"
 	"context"
+	"errors"
 	"log/slog"
 	"maps"
 	"slices"
@@ -25,6 +26,11 @@ type Part interface {
 	// Set hands over all that decides, at first and whenever something changed. It must
 	// not block for long. Nobody changes the value afterwards.
 	Set(announcing.Input)
+}
+
+// leaver is a Part that has something to give up when its node leaves for good.
+type leaver interface {
+	Leave(ctx context.Context) error
 }
 
 // Config says where the input comes from.
@@ -90,6 +96,21 @@ func (c *Collector) Run(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// Leave has this node announce nothing any more, for one that leaves the cluster: what
+// others can take is theirs, and routers were told, when it returns. The agent that stops
+// afterwards loses no connection but those that it has. There is no way back but a restart.
+func (c *Collector) Leave(ctx context.Context) error {
+	var group sync.WaitGroup
+	errs := make([]error, len(c.parts))
+	for i, p := range c.parts {
+		if l, ok := p.(leaver); ok {
+			group.Go(func() { errs[i] = l.Leave(ctx) })
+		}
+	}
+	group.Wait()
+	return errors.Join(errs...)
 }
 
 // Replace implements agent.Consumer.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
+	"slices"
 
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
@@ -86,6 +87,9 @@ func fromNode(obj any) (announcing.Node, error) {
 	}
 	_, excluded := n.Labels[corev1.LabelNodeExcludeBalancers]
 	out := announcing.Node{Name: n.Name, Labels: n.Labels, Excluded: excluded, Draining: n.Spec.Unschedulable}
+	out.Ready = slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
+		return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
+	})
 	for _, a := range n.Status.Addresses {
 		if a.Type != corev1.NodeInternalIP {
 			continue

@@ -29,6 +29,7 @@ import (
 	"k8s.io/client-go/informers"
 	clientset "k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	"k8s.io/utils/clock"
 
 	"portico.dev/portico/internal/apiserver/admissionchain"
 	"portico.dev/portico/internal/apiserver/claims"
@@ -106,7 +107,7 @@ func (s *Server) assemble(ctx context.Context, rc registryConfig, check func(*ht
 	}
 	rc.resolver = &admissionchain.Resolver{}
 	rc.owners = &ownership.Plugin{Decides: sec.decides}
-	if err := s.useAdmission(ctx, config, kube, rc, lifecycle, noderestriction.Plugin{}, rc.owners); err != nil {
+	if err := s.useAdmission(ctx, config, kube, rc, lifecycle, noderestriction.New(clock.RealClock{}), rc.owners); err != nil {
 		return err
 	}
 	followed, err := sec.rules.Follow(config.SharedInformerFactory)

@@ -1,7 +1,6 @@
 package bootstrap
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
@@ -12,6 +11,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 )
@@ -47,15 +47,38 @@ func ParseHash(text string) (h Hash, err error) {
 	return Hash(raw), nil
 }
 
+// ParseHashes reads several: while a cluster changes its authority, one of them counts.
+func ParseHashes(texts []string) ([]Hash, error) {
+	out := make([]Hash, len(texts))
+	for i, text := range texts {
+		var err error
+		if out[i], err = ParseHash(text); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
 func (h Hash) String() string { return hashPrefix + hex.EncodeToString(h[:]) }
+
+// ParseServer reads the URL of an API server. What a path, a query or a name before the
+// host would mean to the server isn't known, and a password there would be kept.
+func ParseServer(text string) (*url.URL, error) {
+	at, err := url.Parse(text)
+	if err != nil || at.Scheme != "https" || at.Hostname() == "" || at.User != nil || strings.Trim(at.Path, "/") != "" ||
+		at.RawQuery != "" || at.ForceQuery || at.Fragment != "" {
+		return nil, errors.New("is not a URL of the API; write it like https://192.0.2.2:6443")
+	}
+	return &url.URL{Scheme: at.Scheme, Host: at.Host}, nil
+}
 
 // ErrForeign says that a server isn't the one that the hash is of.
 var ErrForeign = errors.New("its authority has another hash")
 
 // FetchAuthority asks a server for the certificate of its authority, PEM, and believes
 // nobody: the server shows it in the TLS handshake, behind its own certificate (RFC 8446,
-// 4.4.2), and it counts if it has the hash and signed what the server proves to be.
-func FetchAuthority(ctx context.Context, server *url.URL, want Hash) ([]byte, error) {
+// 4.4.2), and it counts if it has one of the hashes and signed what the server proves to be.
+func FetchAuthority(ctx context.Context, server *url.URL, want ...Hash) ([]byte, error) {
 	var authority *x509.Certificate
 	dialer := &tls.Dialer{
 		NetDialer: &net.Dialer{Timeout: dialTimeout},
@@ -71,10 +94,13 @@ func FetchAuthority(ctx context.Context, server *url.URL, want Hash) ([]byte, er
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	conn, err := dialer.DialContext(ctx, "tcp", hostPort(server))
-	if errors.Is(err, ErrForeign) {
-		return nil, fmt.Errorf("the server at %s isn't the one that the hash %s is of; nothing was sent to it. Take URL and hash from one `portico token create`", server.Host, want)
-	}
-	if err != nil {
+	var invalid x509.CertificateInvalidError
+	switch {
+	case errors.Is(err, ErrForeign):
+		return nil, fmt.Errorf("the server at %s isn't the one that the hash %v is of; nothing was sent to it. Take URL and hash from one `portico token create`", server.Host, want)
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return nil, fmt.Errorf("by this host's clock the server at %s shows a certificate that isn't good: %w; set this clock, or the server's, if it is wrong", server.Host, err)
+	case err != nil:
 		return nil, fmt.Errorf("reach the API server at %s: %w", server, err)
 	}
 	conn.Close()
@@ -89,11 +115,11 @@ func hostPort(server *url.URL) string {
 	return net.JoinHostPort(server.Hostname(), port)
 }
 
-// pinned finds the authority with the hash among a server's certificates and checks
+// pinned finds the authority with one of the hashes among a server's certificates and checks
 // that it vouches for the first, which is the server's own.
-func pinned(chain []*x509.Certificate, want Hash, host string) (*x509.Certificate, error) {
+func pinned(chain []*x509.Certificate, want []Hash, host string) (*x509.Certificate, error) {
 	for _, cert := range chain {
-		if got := HashOf(cert); !cert.IsCA || !bytes.Equal(got[:], want[:]) {
+		if !cert.IsCA || !slices.Contains(want, HashOf(cert)) {
 			continue
 		}
 		roots := x509.NewCertPool()

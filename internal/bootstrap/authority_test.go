@@ -21,11 +21,16 @@ import (
 // A host believes a server only if it shows the authority with the hash, and that
 // authority vouches for the server at this address; others get not one byte of it.
 func TestFetchAuthority(t *testing.T) {
-	ours, err := certs.Open(t.TempDir(), time.Now)
+	dir := t.TempDir()
+	ours, err := certs.Open(dir, time.Now)
 	if err != nil {
 		t.Fatal(err)
 	}
 	theirs, err := certs.Open(t.TempDir(), time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	early, err := certs.Open(dir, func() time.Time { return time.Now().Add(3 * 24 * time.Hour) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,6 +46,7 @@ func TestFetchAuthority(t *testing.T) {
 		want  string   // in the error; "": it is believed
 	}{
 		"ours":                            {ours, here, [][]byte{ours.PEM()}, ""},
+		"by a clock that is days ahead":   {early, here, [][]byte{ours.PEM()}, "set this clock"},
 		"another cluster":                 {theirs, here, [][]byte{theirs.PEM()}, "isn't the one that the hash"},
 		"no authority to be seen":         {ours, here, nil, "isn't the one that the hash"},
 		"who shows ours, and has another": {theirs, here, [][]byte{ours.PEM(), theirs.PEM()}, "signed by unknown authority"},
@@ -62,7 +68,7 @@ func TestFetchAuthority(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := FetchAuthority(t.Context(), at, hash)
+		got, err := FetchAuthority(t.Context(), at, Hash{}, hash) // of several, one
 		server.Close()
 		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)

@@ -50,7 +50,7 @@ func (h Home) Read() (*Member, error) {
 // Create keeps a new member's identity. What Read finds is whole: the note of the member
 // comes last.
 func (h Home) Create(m Member, authority, client []byte) error {
-	if err := os.MkdirAll(string(h), 0o700); err != nil {
+	if err := h.private(); err != nil {
 		return fmt.Errorf("make the folder of this node's identity: %w", err)
 	}
 	if err := h.write(authorityFile, authority); err != nil {
@@ -60,6 +60,17 @@ func (h Home) Create(m Member, authority, client []byte) error {
 		return err
 	}
 	return h.Note(m)
+}
+
+// private makes the folder for its owner alone, also where it was there before.
+func (h Home) private() error {
+	if err := os.MkdirAll(string(h), 0o700); err != nil {
+		return err
+	}
+	if info, err := os.Lstat(string(h)); err != nil || !info.IsDir() {
+		return errors.Join(err, fmt.Errorf("%s leads elsewhere; remove it", h))
+	}
+	return os.Chmod(string(h), 0o700)
 }
 
 // Note keeps what has changed of a member.

@@ -16,9 +16,8 @@ import (
 )
 
 const (
-	everybodysGroup = "system:bootstrappers" // of all who hold a token
-	userPrefix      = "system:bootstrap:"
-	secretPrefix    = "bootstrap-token-"
+	userPrefix   = "system:bootstrap:"
+	secretPrefix = "bootstrap-token-"
 
 	// The keys of a token's Secret are upstream's, so that kubeadm's tools read ours, too.
 	keyID             = "token-id"
@@ -105,7 +104,7 @@ func Read(s *corev1.Secret) (*Stored, error) {
 		return wrong("its name isn't %s%s", secretPrefix, token.ID)
 	}
 	out := &Stored{
-		Token: token, Description: value(keyDescription), Groups: []string{everybodysGroup},
+		Token: token, Description: value(keyDescription), Groups: []string{rbac.AllBootstrappersGroup},
 		Authenticates: value(keyAuthentication) == "true", beingDestroyed: s.DeletionTimestamp != nil,
 	}
 	if text := value(keyExpiration); text != "" {

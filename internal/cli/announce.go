@@ -2,14 +2,8 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
-	"net"
-	"os"
 	"path/filepath"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/dynamic"
@@ -19,15 +13,13 @@ import (
 	"portico.dev/portico/internal/announce"
 	"portico.dev/portico/internal/announce/greet"
 	"portico.dev/portico/internal/announce/l2"
+	"portico.dev/portico/internal/announce/statuses"
 	"portico.dev/portico/internal/core/announcing"
+	"portico.dev/portico/internal/metallb"
 )
 
-const (
-	// announceSocket is below the data directory; `portico announce` asks there.
-	announceSocket = "node/announce.sock"
-	// announceStore is what a quick restart of the agent finds.
-	announceStore = "node/announce.json"
-)
+// announceStore is what a quick restart of the agent finds.
+const announceStore = "node/announce.json"
 
 func (o *options) announceFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.announce, "announce", "auto", "announce load-balancer addresses: auto or none (where MetalLB's speakers do)")
@@ -49,10 +41,14 @@ func (n *nodeRun) startAnnounce() error {
 		return err
 	}
 	recorder, stopEvents := newRecorder(n.kube, "portico-agent")
+	n.faults = announce.NewFaults(n.o.nodeName, statuses.NewWriter(n.o.nodeName, metallb.ConfigurationStates, objects, log),
+		func(on *corev1.ObjectReference, reason, message string) {
+			recorder.Event(on, corev1.EventTypeWarning, reason, "on node "+n.o.nodeName+": "+message)
+		})
 	n.layer2 = l2.New(l2.Config{
 		Self: n.o.nodeName, Mesh: mesh, Skip: []string{"portico"},
 		Store:  l2.NewStore(filepath.Join(n.o.dataDir, announceStore)),
-		Status: l2.NewStatus(n.o.nodeName, objects, log), Log: log,
+		Status: statuses.NewWriter(n.o.nodeName, metallb.ServiceL2Statuses, objects, log), Log: log,
 		Event: func(s *announcing.Service, reason, message string) {
 			recorder.Event(&corev1.ObjectReference{
 				APIVersion: "v1", Kind: "Service", Namespace: s.Name.Namespace, Name: s.Name.Name, UID: s.Service.UID,
@@ -60,7 +56,7 @@ func (n *nodeRun) startAnnounce() error {
 		},
 	})
 	n.startBGP(objects)
-	n.collector = announce.NewCollector(announce.Config{Self: n.o.nodeName, Client: n.kube, Objects: objects, Log: log}, n.layer2, n.bgp)
+	n.collector = announce.NewCollector(announce.Config{Self: n.o.nodeName, Client: n.kube, Objects: objects, Log: log}, n.faults, n.layer2, n.bgp)
 	n.start("layer 2 announcements", func(ctx context.Context) error {
 		defer stopEvents()
 		return n.layer2.Run(ctx)
@@ -70,43 +66,13 @@ func (n *nodeRun) startAnnounce() error {
 		return nil
 	})
 	n.start("load-balancer addresses", n.collector.Run)
-	n.start("answers to portico announce", n.serveAnnounced)
+	n.start("faults of load balancers", n.faults.Run)
+	n.start("answers to portico announce", func(ctx context.Context) error {
+		return serveAnswers(ctx, filepath.Join(n.o.dataDir, announceSocket), n.log, map[string]answer{
+			askLayer2: func(context.Context) any { return layer2Answer{n.layer2.Report(), n.faults.Texts()} },
+			askBGP:    func(context.Context) any { return n.bgp.State() },
+			askLeave:  func(ctx context.Context) any { return leaveAnswer{messageOf(n.collector.Leave(ctx))} },
+		})
+	})
 	return nil
-}
-
-// serveAnnounced tells each who connects to the socket what is announced. Without the
-// socket all else works.
-func (n *nodeRun) serveAnnounced(ctx context.Context) error {
-	l, err := listenPrivately(filepath.Join(n.o.dataDir, announceSocket))
-	if err != nil {
-		n.log.Warn("`portico announce` won't find this agent", "error", err)
-		return nil
-	}
-	stop := context.AfterFunc(ctx, func() { l.Close() }) //nolint:errcheck // the kernel removes it
-	defer stop()
-	for {
-		c, err := l.Accept()
-		if err != nil {
-			return nil // ctx ended
-		}
-		c.SetDeadline(time.Now().Add(statusTimeout))     //nolint:errcheck // a socket of ours
-		_ = json.NewEncoder(c).Encode(n.layer2.Report()) // who went away has no need of it
-		c.Close()                                        //nolint:errcheck // likewise
-	}
-}
-
-// listenPrivately opens a Unix socket for this user alone, in the place of an earlier run's.
-func listenPrivately(path string) (net.Listener, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, err
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		return nil, err
-	}
-	const ownerOnly = 0o600
-	return l, os.Chmod(path, ownerOnly)
 }

@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net"
 	"net/netip"
-	"path/filepath"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -29,6 +27,8 @@ func newAnnounce() *cobra.Command {
 answers for it, since when and why, how long the last take-over took, and the other
 nodes that could. It asks the agent of this host, which knows what all of them hold; any
 node's agent tells the same.
+
+What of the MetalLB objects can't be done on this node stands below.
 
 With --simulate-loss it says which addresses would go where if a node were lost now;
 nothing happens to any.`,
@@ -62,8 +62,8 @@ func (r *announceRun) run(out io.Writer) error {
 	if r.bgp {
 		return r.sessions(out)
 	}
-	report, err := r.ask()
-	if err != nil {
+	report := &layer2Answer{}
+	if err := askAgent(r.dataDir, askLayer2, report); err != nil {
 		return err
 	}
 	if r.address != "" {
@@ -93,31 +93,10 @@ func printJSON(out io.Writer, v any) error {
 	return e.Encode(v)
 }
 
-// ask gives what the agent of this host knows.
-func (r *announceRun) ask() (*l2.Report, error) {
-	dir, err := filepath.Abs(r.dataDir)
-	if err != nil {
-		return nil, fmt.Errorf("--data-dir: %w", err)
-	}
-	c, err := net.DialTimeout("unix", filepath.Join(dir, announceSocket), statusTimeout)
-	if err != nil {
-		return nil, fmt.Errorf("no agent that announces addresses can be asked on --data-dir %s: %w; run it as root where `portico up` or `portico agent` runs", dir, cause(err))
-	}
-	defer c.Close() //nolint:errcheck // nothing was written
-	if err := c.SetReadDeadline(time.Now().Add(statusTimeout)); err != nil {
-		return nil, err
-	}
-	report := &l2.Report{}
-	if err := json.NewDecoder(c).Decode(report); err != nil {
-		return nil, fmt.Errorf("read what the agent says: %w", err)
-	}
-	return report, nil
-}
-
-func printAddresses(out io.Writer, report *l2.Report) error {
+func printAddresses(out io.Writer, report *layer2Answer) error {
 	if len(report.Addresses) == 0 {
-		_, err := fmt.Fprintln(out, "No address is announced by ARP or NDP: that takes an L2Advertisement, and a Service of type LoadBalancer with an address of a pool.")
-		return err
+		fmt.Fprintln(out, "No address is announced by ARP or NDP: that takes an L2Advertisement, and a Service of type LoadBalancer with an address of a pool.")
+		return printProblems(out, report.Problems)
 	}
 	w := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(w, "ADDRESS\tSERVICE\tHOLDER\tSINCE\tTOOK\tMOVES\tALSO\tWHY")
@@ -135,11 +114,27 @@ func printAddresses(out io.Writer, report *l2.Report) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	return printSilent(out, report)
+	if err := printSilent(out, report); err != nil {
+		return err
+	}
+	return printProblems(out, report.Problems)
+}
+
+// printProblems says what of the configuration this node can't do.
+func printProblems(out io.Writer, problems []string) error {
+	if len(problems) > 0 {
+		fmt.Fprintln(out)
+	}
+	for _, p := range problems {
+		if _, err := fmt.Fprintln(out, p); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // printSilent names the nodes that no greeting comes from.
-func printSilent(out io.Writer, report *l2.Report) error {
+func printSilent(out io.Writer, report *layer2Answer) error {
 	if !report.Joined {
 		fmt.Fprintln(out, "\nThis agent hasn't heard its peers yet; it neither answers nor takes addresses until then.")
 	}
@@ -160,7 +155,7 @@ func printSilent(out io.Writer, report *l2.Report) error {
 
 func dash(s string) string { return cmp.Or(s, "-") }
 
-func printAddress(out io.Writer, report *l2.Report) error {
+func printAddress(out io.Writer, report *layer2Answer) error {
 	if err := printAddresses(out, report); err != nil {
 		return err
 	}
@@ -187,7 +182,7 @@ type move struct {
 }
 
 // simulate decides as the other nodes would.
-func (r *announceRun) simulate(out io.Writer, report *l2.Report) error {
+func (r *announceRun) simulate(out io.Writer, report *layer2Answer) error {
 	if r.lost != report.Node && !slices.ContainsFunc(report.Peers, func(p l2.ReportPeer) bool { return p.Name == r.lost }) {
 		return fmt.Errorf("--simulate-loss %q is no node that announces addresses; `portico kubectl get nodes` lists the nodes", r.lost)
 	}

@@ -2,14 +2,18 @@ package cli
 
 import (
 	"bytes"
-	"encoding/json"
+	"context"
+	"log/slog"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"portico.dev/portico/internal/announce/bgp"
 	"portico.dev/portico/internal/announce/l2"
+	"portico.dev/portico/internal/apiserver/apitest"
 	"portico.dev/portico/internal/core/election"
 )
 
@@ -18,7 +22,7 @@ import (
 func TestAnnounce(t *testing.T) {
 	since := time.Now().Add(-time.Hour)
 	one, two := netip.MustParseAddr("192.0.2.200"), netip.MustParseAddr("192.0.2.201")
-	report := l2.Report{
+	report := layer2Answer{Problems: []string{"L2Advertisement lan: spec.ipAddressPools[0]: there is no IPAddressPool lan"}, Report: l2.Report{
 		Node: "a", Joined: true, Peers: []l2.ReportPeer{{Name: "b", Alive: true, Ready: true}, {Name: "c", SilentFor: 61_000}},
 		Addresses: []l2.ReportAddress{
 			{
@@ -27,31 +31,25 @@ func TestAnnounce(t *testing.T) {
 			},
 			{Address: two, Services: []string{"default/api"}, Holder: "b", Why: "claimed", Candidates: []string{"b"}, Claims: []election.Claim{{Node: "b", Term: 1}}},
 		},
-	}
+	}}
 	dir := t.TempDir()
-	l, err := listenPrivately(filepath.Join(dir, announceSocket))
-	if err != nil {
-		t.Fatal(err)
-	}
-	served := make(chan struct{})
-	go func() {
-		defer close(served)
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			_ = json.NewEncoder(c).Encode(report)
-			c.Close()
-		}
-	}()
-	defer func() { l.Close(); <-served }()
+	left := 0
+	serve(t, filepath.Join(dir, announceSocket), map[string]answer{
+		askLayer2: func(context.Context) any { return report },
+		askBGP: func(context.Context) any {
+			return bgp.State{Problems: []string{"BGPPeer router: spec.peerAddress: is missing"}}
+		},
+		askLeave: func(context.Context) any {
+			left++
+			return leaveAnswer{strings.Repeat("no router can be told", left-1)}
+		},
+	})
 	for _, c := range []struct {
 		args []string
 		want []string // of the output, or of the error
 		not  string
 	}{
-		{nil, []string{"192.0.2.200   default/web   a        1h0m0s   280ms   3       b      node c was lost", "Node c is silent for 1m1s."}, "never heard"},
+		{nil, []string{"192.0.2.200   default/web   a        1h0m0s   280ms   3       b      node c was lost", "Node c is silent for 1m1s.", "\n\nL2Advertisement lan: spec.ipAddressPools[0]: there is no IPAddressPool lan\n"}, "never heard"},
 		{[]string{"--address", "192.0.2.200"}, []string{"no: not heard from"}, "192.0.2.201"},
 		{[]string{"--address", "192.0.2.9"}, []string{"no Service with the address 192.0.2.9"}, ""},
 		{[]string{"--address", "web"}, []string{`"web" is not an IP address`}, ""},
@@ -59,7 +57,8 @@ func TestAnnounce(t *testing.T) {
 		{[]string{"--simulate-loss", "b"}, []string{"192.0.2.201   default/api   nobody: no other node may hold it"}, "192.0.2.200"},
 		{[]string{"--simulate-loss", "c"}, []string{"Node c holds no address"}, ""},
 		{[]string{"--simulate-loss", "x"}, []string{`--simulate-loss "x" is no node`}, ""},
-		{[]string{"-o", "json"}, []string{`"tookMs": 280`}, ""},
+		{[]string{"-o", "json"}, []string{`"tookMs": 280`, `"problems": [`}, ""},
+		{[]string{"--bgp"}, []string{"This node has no BGP session", "BGPPeer router: spec.peerAddress: is missing"}, ""},
 		{[]string{"-o", "yaml"}, []string{"choose one of table, json"}, ""},
 		{[]string{"--data-dir", "/nonexistent"}, []string{"no agent that announces addresses"}, ""},
 	} {
@@ -82,4 +81,30 @@ func TestAnnounce(t *testing.T) {
 			t.Errorf("%v: %q in:\n%s", c.args, c.not, text)
 		}
 	}
+	// What `portico leave` asks for, of an agent that announces and of one that doesn't.
+	for _, c := range []struct{ dir, want string }{{dir, ""}, {dir, "no router can be told"}, {t.TempDir(), ""}} {
+		if err := leaveAnnouncements(c.dir); messageOf(err) != c.want {
+			t.Errorf("leaving gives %v, not %q", err, c.want)
+		}
+	}
+	if left != 2 {
+		t.Errorf("the agent was asked %d times to leave", left)
+	}
+}
+
+// serve answers on a socket until the test ends; it is open when serve returns.
+func serve(t *testing.T, path string, answers map[string]answer) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := serveAnswers(ctx, path, slog.New(slog.DiscardHandler), answers); err != nil {
+			t.Error(err)
+		}
+	}()
+	t.Cleanup(func() { cancel(); <-done })
+	apitest.Eventually(t, "the socket is open", func() error {
+		_, err := os.Stat(path)
+		return err
+	})
 }

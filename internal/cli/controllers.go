@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/dynamic"
@@ -106,7 +107,8 @@ func runControllers(ctx context.Context, config *rest.Config, claims addresses.C
 			}},
 			{Name: "certificates", Run: func(ctx context.Context) error {
 				return certificates.Run(ctx, certificates.Deps{
-					Client: kube, Caches: shared, Signer: authority, Log: log, Reserved: servingNames(o), Services: o.services,
+					Client: kube, Caches: shared, Signer: authority, Log: log, Reserved: servingNames(o),
+					Domain: o.clusterDomain, Ranges: slices.Concat(o.services, o.cluster, o.guests),
 				})
 			}},
 			{Name: "joining", Run: func(ctx context.Context) error {

@@ -71,6 +71,9 @@ func (d *dataplaneRun) open(command string) (err error) {
 	if d.last != nil && d.last.DataPlane == userspaceName {
 		return fmt.Errorf("%s reads nftables' maps, and this node runs the %s data plane; `nft list table ip %s` shows its redirections, the metrics portico_dataplane_* whether all is carried out", command, userspaceName, userspace.Table)
 	}
+	if d.last != nil && d.last.DataPlane == iptablesName {
+		return fmt.Errorf("%s reads nftables' maps, and this node runs the %s data plane; iptables-save and ip6tables-save show its chains PORTICO-*, the metrics portico_dataplane_* whether all is carried out", command, iptablesName)
+	}
 	return nil
 }
 

@@ -8,12 +8,11 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
@@ -56,7 +55,7 @@ command. ` + "`portico leave`" + ` ends it.`,
 	j.o.nodeFlags(cmd.Flags())
 	hideSettings(cmd)
 	cmd.Flags().StringVar(&j.token, "token", "", "`token` that `portico token create` printed")
-	cmd.Flags().StringVar(&j.hash, "ca-cert-hash", "", "`hash` of the cluster's authority, likewise: sha256:...")
+	cmd.Flags().StringSliceVar(&j.hashes, "ca-cert-hash", nil, "`hash` of the cluster's authority, likewise: sha256:...; of several one must fit")
 	return cmd
 }
 
@@ -69,8 +68,9 @@ func hideSettings(cmd *cobra.Command) {
 
 // joinRun is one run of `portico join`.
 type joinRun struct {
-	o                   *options
-	server, token, hash string
+	o             *options
+	server, token string
+	hashes        []string
 }
 
 func (j *joinRun) run(ctx context.Context, log *slog.Logger) error {
@@ -78,6 +78,7 @@ func (j *joinRun) run(ctx context.Context, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	j.server = at.String()
 	if err := needRoot(); err != nil {
 		return err
 	}
@@ -122,8 +123,8 @@ func (j *joinRun) again(home bootstrap.Home, member *bootstrap.Member, given str
 		return fmt.Errorf("this host has joined as node %s; run `portico leave` before it joins as %s", member.Node, given)
 	}
 	j.o.nodeName = member.Node
-	if j.hash != "" {
-		want, err := bootstrap.ParseHash(j.hash)
+	if len(j.hashes) > 0 {
+		want, err := bootstrap.ParseHashes(j.hashes)
 		if err != nil {
 			return fmt.Errorf("--ca-cert-hash %w", err)
 		}
@@ -131,7 +132,7 @@ func (j *joinRun) again(home bootstrap.Home, member *bootstrap.Member, given str
 		if err != nil {
 			return err
 		}
-		if has, err := bootstrap.HashOfPEM(raw); err != nil || has != want {
+		if has, err := bootstrap.HashOfPEM(raw); err != nil || !slices.Contains(want, has) {
 			return fmt.Errorf("this host is node %s of another cluster (authority %s); run `portico leave` first", member.Node, has)
 		}
 	}
@@ -147,27 +148,24 @@ func (j *joinRun) again(home bootstrap.Home, member *bootstrap.Member, given str
 
 // bootstrap gets this host its identity.
 func (j *joinRun) bootstrap(ctx context.Context, at *url.URL, home bootstrap.Home, log *slog.Logger) (*bootstrap.Member, error) {
-	if j.token == "" || j.hash == "" {
+	if j.token == "" || len(j.hashes) == 0 {
 		return nil, errors.New("--token or --ca-cert-hash is missing; run `portico token create` on the server, which prints the whole command")
 	}
 	token, err := bootstrap.ParseToken(j.token)
 	if err != nil {
 		return nil, fmt.Errorf("--token: %w", err)
 	}
-	hash, err := bootstrap.ParseHash(j.hash)
+	hashes, err := bootstrap.ParseHashes(j.hashes)
 	if err != nil {
 		return nil, fmt.Errorf("--ca-cert-hash %w", err)
 	}
-	authority, err := bootstrap.FetchAuthority(ctx, at, hash)
+	authority, err := bootstrap.FetchAuthority(ctx, at, hashes...)
 	if err != nil {
 		return nil, err
 	}
-	kube, err := kubernetes.NewForConfig(&rest.Config{
-		Host: j.server, BearerToken: token.String(), TLSClientConfig: rest.TLSClientConfig{CAData: authority},
-		UserAgent: "portico-join/" + version(), WarningHandler: rest.NoWarnings{},
-	})
+	kube, err := bootstrap.Client(at, token, authority, "portico-join/"+version())
 	if err != nil {
-		return nil, fmt.Errorf("make a client of the API: %w", err)
+		return nil, err
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, joinTimeout, fmt.Errorf("no answer in %v", joinTimeout))
 	defer cancel()

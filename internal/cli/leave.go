@@ -119,13 +119,17 @@ func (l *leave) reach(ctx context.Context) error {
 }
 
 // stopAgent empties the node while its agent runs, which takes guests out of their
-// Services before it stops them, and then stops the agent.
+// Services before it stops them, has others take its load-balancer addresses, and then
+// stops the agent.
 func (l *leave) stopAgent(ctx context.Context, pid int) error {
 	if l.kube != nil {
 		err := l.drain.run(ctx)
 		if err != nil && !l.force {
 			return err
 		}
+	}
+	if err := leaveAnnouncements(l.down.dataDir); err != nil && !l.force {
+		return fmt.Errorf("have other nodes take this one's load-balancer addresses: %w; `portico leave --force` goes on without", err)
 	}
 	if err := unix.Kill(pid, unix.SIGTERM); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("stop this node's agent (process %d): %w", pid, err)

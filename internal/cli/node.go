@@ -91,6 +91,7 @@ type nodeRun struct {
 	names     *dns.Server
 	layer2    *l2.Announcer       // nil with --announce none
 	bgp       *bgp.Speaker        // nil likewise
+	faults    *announce.Faults    // nil likewise
 	collector *announce.Collector // nil likewise
 	node      *node.Node
 	door      *doorway // nil: none

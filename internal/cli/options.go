@@ -19,6 +19,7 @@ import (
 	"portico.dev/portico/internal/apiserver"
 	"portico.dev/portico/internal/core/ipam"
 	"portico.dev/portico/internal/core/mesh"
+	"portico.dev/portico/internal/dataplane/iptables"
 	"portico.dev/portico/internal/routes"
 )
 
@@ -42,6 +43,7 @@ type options struct {
 	etcd                                   etcdOptions
 	dns                                    dnsOptions
 	nodeRoutes                             nodeRoutes
+	masqueradeBit                          int
 
 	// parsed by complete
 	services, cluster, guests []netip.Prefix
@@ -59,6 +61,7 @@ func (o *options) nodeFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.guestCIDR, "guest-cidr", "10.245.0.0/16,fd00:10:245::/64", "`ranges` of virtual machines")
 	f.StringVar(&o.clusterDomain, "cluster-domain", "cluster.local", "DNS `domain` of Services")
 	f.StringVar(&o.dataplane, "dataplane", "", "how packets are handled: "+strings.Join(dataplaneChoices(), ", ")+" (default: $"+modeVariable+", or auto)")
+	f.IntVar(&o.masqueradeBit, "masquerade-bit", iptables.DefaultMasqueradeBit, "`bit` of a packet's mark that the iptables data plane uses, 0 to 31")
 	f.StringVar(&o.vm, "vm", "auto", "how guests run: auto, kvm, tcg (software emulation) or off")
 	f.StringVar(&o.nodeName, "node-name", "", "`name` of this node (default: the host's name)")
 	f.StringVar(&o.nodeIP, "node-ip", "", "`addresses` of this node, one per family (default: those of the default route)")

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"portico.dev/portico/internal/dataplane"
+	"portico.dev/portico/internal/dataplane/iptables"
 	"portico.dev/portico/internal/dataplane/nftables"
 	"portico.dev/portico/internal/dataplane/userspace"
 )
@@ -21,7 +22,10 @@ const (
 	dataplaneNone = "none" // packets are somebody else's business
 )
 
-const userspaceName = "userspace"
+const (
+	userspaceName = "userspace"
+	iptablesName  = "iptables"
+)
 
 // modeVariable chooses the technique where neither a flag nor the configuration does, as
 // in the files that kube-proxy's manuals set it in.
@@ -46,6 +50,7 @@ type technique struct {
 func techniques() []technique {
 	return []technique{
 		{"nftables", nftables.Missing, openNftables, func() ([]string, error) { return tablesOf(nftables.Table) }, removeNftables, countNftables},
+		{iptablesName, iptables.Missing, openIptables, func() ([]string, error) { return iptables.Remains(context.Background()) }, removeIptables, nil},
 		{userspaceName, nftables.Missing, openUserspace, func() ([]string, error) { return tablesOf(userspace.Table) }, removeUserspace, nil},
 	}
 }
@@ -197,6 +202,14 @@ func countNftables() (func() (dataplane.Counts, error), func() error, error) {
 	}
 	return r.Counts, r.Close, nil
 }
+
+func openIptables(n *nodeRun) (dataplane.Backend, error) {
+	return iptables.New(iptables.Config{
+		WorkloadRanges: n.workloads(), HairpinSources: n.own(), MasqueradeBit: n.o.masqueradeBit, Logger: n.log,
+	})
+}
+
+func removeIptables(ctx context.Context, _ *slog.Logger) error { return iptables.Remove(ctx) }
 
 func openUserspace(n *nodeRun) (dataplane.Backend, error) {
 	return userspace.New(userspace.Config{Workloads: n.workloads(), Addresses: n.own(), Logger: n.log})

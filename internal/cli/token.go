@@ -142,9 +142,9 @@ func authorityHash(config *rest.Config) (bootstrap.Hash, error) {
 }
 
 func apiURL(flag, text string) (*url.URL, error) {
-	at, err := url.Parse(text)
-	if err != nil || at.Scheme != "https" || at.Hostname() == "" || strings.Trim(at.Path, "/") != "" {
-		return nil, fmt.Errorf("%s %q is not a URL of the API; write it like https://192.0.2.2:6443", flag, text)
+	at, err := bootstrap.ParseServer(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s %q %w", flag, text, err)
 	}
 	return at, nil
 }

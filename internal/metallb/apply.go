@@ -79,19 +79,11 @@ func apply(ctx context.Context, client dynamic.ResourceInterface, resource schem
 	return err
 }
 
-// Delete removes an object that Apply made; one that is gone is none to remove.
-func Delete(ctx context.Context, client dynamic.Interface, object metav1.Object) error {
-	resource, kind, ok := statusKind(object)
-	if !ok {
-		return fmt.Errorf("delete status: %T is none", object)
-	}
-	namespace := object.GetNamespace()
-	if namespace == "" {
-		namespace = core.Namespace
-	}
-	err := client.Resource(resource).Namespace(namespace).Delete(ctx, object.GetName(), metav1.DeleteOptions{})
+// Delete removes an object of metallb-system; one that is gone is none to remove.
+func Delete(ctx context.Context, client dynamic.Interface, resource schema.GroupVersionResource, name string) error {
+	err := client.Resource(resource).Namespace(core.Namespace).Delete(ctx, name, metav1.DeleteOptions{})
 	if err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("delete %s %s/%s: %w", kind, namespace, object.GetName(), err)
+		return fmt.Errorf("delete %s %s/%s: %w", resource.Resource, core.Namespace, name, err)
 	}
 	return nil
 }

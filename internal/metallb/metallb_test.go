@@ -232,7 +232,7 @@ func testApply(t *testing.T, c dynamic.Interface) {
 		t.Errorf("another node: %v", err)
 	}
 	for range 2 {
-		if err := metallb.Delete(t.Context(), c, status("", "")); err != nil {
+		if err := metallb.Delete(t.Context(), c, metallb.ServiceL2Statuses, "l2-web"); err != nil {
 			t.Error(err)
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/mdlayher/packet"
 	"golang.org/x/sys/unix"
 
+	"portico.dev/portico/internal/core/announcing"
 	"portico.dev/portico/test/rig"
 )
 
@@ -26,13 +27,14 @@ type ear struct {
 
 	mu      sync.Mutex // guards the following
 	said    map[netip.Addr]net.HardwareAddr
+	frames  map[string]int // with an address as the sender's, by hardware address
 	at      map[netip.Addr]time.Time
 	answers map[netip.Addr][]string // hardware addresses that answered since asked
 }
 
 func (w *world) listen() *ear {
 	w.t.Helper()
-	e := &ear{w: w, own: w.client.MAC(w.t, rig.Uplink), said: map[netip.Addr]net.HardwareAddr{}, at: map[netip.Addr]time.Time{}, answers: map[netip.Addr][]string{}}
+	e := &ear{w: w, own: w.client.MAC(w.t, rig.Uplink), said: map[netip.Addr]net.HardwareAddr{}, frames: map[string]int{}, at: map[netip.Addr]time.Time{}, answers: map[netip.Addr][]string{}}
 	if err := w.client.Do(func() error {
 		ifi, err := net.InterfaceByName(rig.Uplink)
 		if err != nil {
@@ -64,6 +66,9 @@ func (e *ear) read() {
 		from := netip.AddrFrom4([4]byte(b[28:32]))
 		by := net.HardwareAddr(bytes.Clone(b[22:28]))
 		e.mu.Lock()
+		if from == vip4 {
+			e.frames[by.String()]++
+		}
 		if !bytes.Equal(e.said[from], by) {
 			e.said[from], e.at[from] = by, time.Now()
 		}
@@ -196,5 +201,48 @@ func (w *world) eventually(what string, is func() bool) {
 			w.t.Fatalf("not so after 20 s: %s", what)
 		}
 		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// LB-07: two clusters that announce one address on one LAN: both say it, with the other's
+// hardware address, and neither fights: what they send of it is bounded.
+func TestTwoClustersWithOneAddress(t *testing.T) {
+	w := newWorld(t, vip4)
+	e := w.listen()
+	w.nodes["b"].settings.Key = "the key of quite another cluster"
+	for _, name := range []string{"a", "b"} { // each is its cluster's only node
+		n := w.nodes[name]
+		n.settings.Nodes = slices.DeleteFunc(slices.Clone(n.settings.Nodes), func(o announcing.Node) bool { return o.Name != name })
+	}
+	begun := time.Now()
+	w.start("a", "b")
+	macs := map[string]string{"a": w.nodes["a"].MAC(t, rig.Uplink).String(), "b": w.nodes["b"].MAC(t, rig.Uplink).String()}
+	conflicts := func(name string) (n int) {
+		for line := range strings.Lines(w.logged()) {
+			if strings.Contains(line, "Another host answers") && strings.Contains(line, "node="+name+" ") {
+				n++
+			}
+		}
+		return n
+	}
+	w.eventually("both say it", func() bool { return conflicts("a") > 0 && conflicts("b") > 0 })
+	if text := w.logged(); !strings.Contains(text, "mac="+macs["a"]) || !strings.Contains(text, "mac="+macs["b"]) {
+		t.Error("the other's hardware address isn't named")
+	}
+	const burst, each = 6, 2 // announcements, and frames of one: a request and a reply
+	w.eventually("both have sent the burst and defended the address", func() bool {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		return e.frames[macs["a"]] >= (burst+1)*each && e.frames[macs["b"]] >= (burst+1)*each
+	})
+	time.Sleep(500 * time.Millisecond)                    // the time in which a fight would go on
+	rounds := int(time.Since(begun)/(10*time.Second)) + 1 // of defence, and at most as many of repetition
+	for _, name := range []string{"a", "b"} {
+		e.mu.Lock()
+		frames := e.frames[macs[name]]
+		e.mu.Unlock()
+		if most := (burst + 2*rounds) * each; frames > most || conflicts(name) > rounds {
+			t.Errorf("node %s sent %d frames and said it %d times in %v", name, frames, conflicts(name), time.Since(begun))
+		}
 	}
 }

@@ -129,3 +129,30 @@ func TestQuickRestart(t *testing.T) {
 	}
 	t.Logf("%s goes on; %d requests lost", now, s.lost())
 }
+
+// LB-03: a node that leaves for good hands its addresses over without a lost request, says
+// when it is done, and takes none any more while its agent still runs.
+func TestLeave(t *testing.T) {
+	w := newWorld(t, vip4)
+	w.start(names...)
+	s := w.send(vip4)
+	holder := s.from(names...)
+	begin := time.Now()
+	w.nodes[holder].signal(syscall.SIGUSR1)
+	next := s.from(others(holder)...)
+	s.end()
+	t.Logf("%s leaves, %s takes over: %d requests lost, at most %v without an answer", holder, next, s.lost(), s.gap(begin).Round(time.Millisecond))
+	if s.lost() > 0 {
+		t.Errorf("%d requests were lost", s.lost())
+	}
+	w.eventually("it says that it has left", func() bool {
+		return strings.Contains(w.logged(), `msg="This node has left" node=`+holder+" error=<nil>")
+	})
+	w.nodes[next].kill()
+	s = w.send(vip4)
+	if got := s.from(names...); got == holder {
+		t.Errorf("%s has left, and has the address again", holder)
+	}
+	s.end()
+	w.stop(holder)
+}

@@ -20,7 +20,10 @@ import (
 	"portico.dev/portico/test/rig"
 )
 
-const port = 80
+const (
+	port       = 80
+	clusterKey = "a key of thirty-two bytes for it"
+)
 
 var (
 	workloads = prefixes("10.244.0.0/16", "10.245.0.0/16", "fd00:10:244::/56", "fd00:10:245::/64")
@@ -75,7 +78,7 @@ func newWorld(t *testing.T, vips ...netip.Addr) *world {
 		for _, a := range guest {
 			g.ServeUDP(t, netip.AddrPortFrom(a, port))
 		}
-		n.settings = settings{Self: name, Nodes: all, Backend: guest, Store: filepath.Join(t.TempDir(), name+".json"), VIPs: vips}
+		n.settings = settings{Self: name, Nodes: all, Backend: guest, Store: filepath.Join(t.TempDir(), name+".json"), Key: clusterKey, VIPs: vips}
 		w.nodes[name] = n
 	}
 	t.Cleanup(func() {

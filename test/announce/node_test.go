@@ -35,6 +35,7 @@ type settings struct {
 	Nodes   []announcing.Node
 	Backend []netip.Addr // the own guest
 	Store   string
+	Key     string // of greetings
 	VIPs    []netip.Addr
 }
 
@@ -94,8 +95,18 @@ func runNode(text string, log *slog.Logger) error {
 		return err
 	}
 	a := l2.New(l2.Config{Self: s.Self, Mesh: mesh, Skip: []string{"portico", "tap"}, Store: l2.NewStore(s.Store), Log: log})
-	a.SetKeys([][]byte{[]byte("a key of thirty-two bytes for it")})
+	a.SetKeys([][]byte{[]byte(s.Key)})
 	a.Set(in)
+	leave := make(chan os.Signal, 1)
+	signal.Notify(leave, syscall.SIGUSR1)
+	group.Go(func() {
+		select {
+		case <-planeCtx.Done():
+			return
+		case <-leave:
+		}
+		log.Info("This node has left", "error", a.Leave(ctx))
+	})
 	return a.Run(ctx)
 }
 

@@ -291,7 +291,11 @@ func TestJunk(t *testing.T) {
 							sent++
 						}
 					}
-					if n := h.quiet() - before; n > way.most*sent {
+					n := h.quiet() - before
+					if technique == iptablesTechnique && door.Addr() == externalIP.of(v6) && inWorkloads(source.of(v6)) {
+						continue // it can't tell that the packet would leave where it came in
+					}
+					if n > way.most*sent {
 						t.Errorf("from %s as %s to %s: the node sent %d packets for %d", way.name, source.of(v6), door, n, sent)
 					}
 				}
@@ -312,6 +316,10 @@ func TestJunk(t *testing.T) {
 		}
 	})
 	h.verify()
+}
+
+func inWorkloads(a netip.Addr) bool {
+	return slices.ContainsFunc(workloadRanges, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
 // quiet waits until the node sends no more and gives traffic then.

@@ -15,6 +15,7 @@ import (
 
 	"portico.dev/portico/internal/core/catalog"
 	"portico.dev/portico/internal/dataplane"
+	"portico.dev/portico/internal/dataplane/iptables"
 	"portico.dev/portico/internal/dataplane/nftables"
 	"portico.dev/portico/internal/dataplane/userspace"
 	"portico.dev/portico/test/rig"
@@ -81,6 +82,7 @@ var technique = cmp.Or(os.Getenv("PORTICO_TEST_DATAPLANE"), nftablesTechnique)
 const (
 	nftablesTechnique  = "nftables"
 	userspaceTechnique = "userspace"
+	iptablesTechnique  = "iptables" // in the variant of PORTICO_TEST_IPTABLES, legacy or nft
 )
 
 // open opens the back end, in the network namespace of the calling thread.
@@ -90,6 +92,11 @@ func (w *world) open() (dataplane.Backend, error) {
 		return nftables.New(w.config)
 	case userspaceTechnique:
 		return userspace.New(userspace.Config{Workloads: workloadRanges, Addresses: w.node.PorticoAddrs, Logger: w.log(), Enter: w.node.Do})
+	case iptablesTechnique:
+		return iptables.New(iptables.Config{
+			WorkloadRanges: workloadRanges, HairpinSources: w.node.PorticoAddrs, MasqueradeBit: iptables.DefaultMasqueradeBit,
+			Variant: os.Getenv("PORTICO_TEST_IPTABLES"), Logger: w.log(), Enter: w.node.Do,
+		})
 	}
 	return nil, fmt.Errorf("PORTICO_TEST_DATAPLANE names the unknown technique %q", technique)
 }

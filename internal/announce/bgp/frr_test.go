@@ -179,7 +179,7 @@ func TestPasswordWithFRR(t *testing.T) {
 	}, at("web", "198.51.100.1"))
 	n := newNode(t, lan, "a", 1, w)
 	eventually(t, "the missing Secret is said", func() error {
-		return contains(strings.Join(n.state().Problems, "\n"), "BGPPeer router: password in Secret metallb-system/md5: not found")
+		return contains(strings.Join(n.state().Problems, "\n"), "BGPPeer router: spec.passwordSecret: Secret metallb-system/md5: not found")
 	})
 	n.world.Secrets = map[string]string{"md5": "wrong"}
 	n.tell()

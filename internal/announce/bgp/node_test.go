@@ -106,7 +106,7 @@ func beNode(name string) error {
 			case o.State:
 				answer = s.State()
 			case o.Withdraw:
-				if err := s.Withdraw(ctx); err != nil {
+				if err := s.Leave(ctx); err != nil {
 					answer = err.Error()
 				}
 			}

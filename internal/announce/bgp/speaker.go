@@ -11,8 +11,10 @@ import (
 	"time"
 
 	"github.com/osrg/gobgp/v4/pkg/server"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"portico.dev/portico/internal/announce/bgp/bfd"
+	"portico.dev/portico/internal/announce/statuses"
 	"portico.dev/portico/internal/core/announcing"
 	core "portico.dev/portico/internal/core/bgp"
 	"portico.dev/portico/internal/core/metallb"
@@ -49,7 +51,7 @@ type Speaker struct {
 	server   *server.BgpServer
 	plan     *core.Plan // nil: nothing was Set yet
 	peers    map[string]*peer
-	leaving  chan struct{} // closed when Withdraw was asked for
+	leaving  chan struct{} // closed when Leave was asked for
 	left     chan struct{} // closed when all was withdrawn
 	problems []error       // of the last round
 }
@@ -84,11 +86,45 @@ func (s *Speaker) Set(in announcing.Input) {
 	s.poke()
 }
 
-// Plan gives what was decided last; nil before the first Set.
-func (s *Speaker) Plan() *core.Plan {
+// decided gives the last plan; nil before the first Set.
+func (s *Speaker) decided() *core.Plan {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.plan
+}
+
+// Statuses says for each announced Service to which peers, as a node's objects in the API;
+// false before the first Set.
+func (s *Speaker) Statuses(node string) (objects []metav1.Object, ok bool) {
+	plan := s.decided()
+	if plan == nil {
+		return nil, false
+	}
+	select {
+	case <-s.leaving:
+		return nil, true
+	default:
+	}
+	for service, peers := range plan.Peers() {
+		objects = append(objects, statuses.BGP(node, service, peers))
+	}
+	return objects, true
+}
+
+// Faults gives what was written and can't be, what Secrets lack among it.
+func (s *Speaker) Faults() (faults []announcing.Fault) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, err := range s.problems {
+		var fault announcing.Fault
+		if errors.As(err, &fault) {
+			faults = append(faults, fault)
+		}
+	}
+	if s.plan != nil {
+		faults = append(faults, s.plan.Faults...)
+	}
+	return faults
 }
 
 func (s *Speaker) poke() {
@@ -123,10 +159,10 @@ func (s *Speaker) Run(ctx context.Context) error {
 	}
 }
 
-// Withdraw ends all sessions with a notification, for a stop that is meant to last: routers
+// Leave ends all sessions with a notification, for a stop that is meant to last: routers
 // forget the routes at once, graceful restart or not. It returns when that is said. Run
 // goes on, silently.
-func (s *Speaker) Withdraw(ctx context.Context) error {
+func (s *Speaker) Leave(ctx context.Context) error {
 	s.mu.Lock()
 	select {
 	case <-s.leaving:
@@ -145,7 +181,7 @@ func (s *Speaker) Withdraw(ctx context.Context) error {
 // reconcile makes the server equal to the plan. What fails is logged once, shown by State,
 // and tried again.
 func (s *Speaker) reconcile(ctx context.Context) {
-	plan := s.Plan()
+	plan := s.decided()
 	if plan == nil {
 		return
 	}
@@ -200,7 +236,10 @@ func (s *Speaker) resolve(ctx context.Context, plan *core.Plan) (map[string]core
 		if c.Secret.Name != "" {
 			password, err := s.password(ctx, c.Secret)
 			if err != nil {
-				problems = append(problems, fmt.Errorf("BGPPeer %s: password in Secret %s/%s: %w", c.Peer, c.Secret.Namespace, c.Secret.Name, err))
+				problems = append(problems, announcing.Fault{
+					Kind: "BGPPeer", Name: c.Peer, Field: "spec.passwordSecret",
+					Problem: fmt.Sprintf("Secret %s/%s: %v", c.Secret.Namespace, c.Secret.Name, err),
+				})
 				p := s.peer(c.Peer)
 				if p == nil || p.config.Secret != c.Secret {
 					continue

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"portico.dev/portico/internal/announce/greet"
+	"portico.dev/portico/internal/announce/statuses"
 	"portico.dev/portico/internal/core/announcing"
 	"portico.dev/portico/internal/core/election"
 	"portico.dev/portico/internal/routes/rtevent"
@@ -28,7 +29,7 @@ type Config struct {
 	// Event tells people of a Service's move; nil: nobody.
 	Event func(s *announcing.Service, reason, message string)
 	// Status writes what this node announces into the API; nil: nobody does.
-	Status *Status
+	Status *statuses.Writer // of ServiceL2Status
 	Log    *slog.Logger
 }
 
@@ -50,6 +51,9 @@ const (
 type Announcer struct {
 	config Config
 	wake   chan struct{} // capacity 1: there is an input
+
+	leave, left         chan struct{} // closed by Leave, and when others have what they can take
+	leaveOnce, leftOnce sync.Once
 
 	conflicts chan conflict
 	held      atomic.Pointer[map[netip.Addr][]string] // what is answered for, and on which links
@@ -95,7 +99,7 @@ type seen struct {
 // New makes an Announcer, which knows what the run before it held.
 func New(config Config) *Announcer {
 	a := &Announcer{
-		config: config, wake: make(chan struct{}, 1), conflicts: make(chan conflict, 64),
+		config: config, wake: make(chan struct{}, 1), leave: make(chan struct{}), left: make(chan struct{}), conflicts: make(chan conflict, 64),
 		mine: map[netip.Addr]*holding{}, links: map[string]*link{}, terms: map[netip.Addr]uint64{}, unclaimed: map[netip.Addr]time.Duration{},
 	}
 	a.held.Store(&map[netip.Addr][]string{})
@@ -174,7 +178,7 @@ func (a *Announcer) Run(ctx context.Context) (err error) {
 		start(func() error { return a.config.Store.run(work, a.config.Log) })
 	}
 	if a.config.Status != nil {
-		start(func() error { return a.config.Status.run(work) })
+		start(func() error { return a.config.Status.Run(work) })
 	}
 	a.followLinks()
 	return a.loop(ctx, moved, failed)
@@ -187,15 +191,29 @@ func poke(c chan<- struct{}) {
 	}
 }
 
+// Leave hands over what other nodes can take, for a node that leaves for good: it takes
+// nothing any more, and goes on answering for what nobody else can have until its agent
+// stops. It returns when others have the addresses, at the latest after two seconds.
+func (a *Announcer) Leave(ctx context.Context) error {
+	a.leaveOnce.Do(func() { close(a.leave) })
+	select {
+	case <-a.left:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("hand load-balancer addresses over: %w", ctx.Err())
+	}
+}
+
 func (a *Announcer) loop(ctx context.Context, moved <-chan struct{}, failed <-chan error) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	stopping, deadline, due := ctx.Done(), time.Duration(0), time.Duration(0)
+	stopping, leave, deadline, due := ctx.Done(), a.leave, time.Duration(0), time.Duration(0)
 	for {
 		select {
 		case <-stopping:
-			stopping, a.leaving = nil, true
-			deadline = a.config.Mesh.Now() + handOver
+			stopping, deadline = nil, a.depart(deadline)
+		case <-leave:
+			leave, deadline = nil, a.depart(deadline)
 		case <-a.wake:
 			a.followInput()
 		case <-moved:
@@ -214,11 +232,27 @@ func (a *Announcer) loop(ctx context.Context, moved <-chan struct{}, failed <-ch
 			}
 		}
 		due = a.decide()
-		if a.leaving && (a.nothingToHandOver() || a.config.Mesh.Now() >= deadline) {
-			return nil
+		switch {
+		case !a.leaving:
+		case a.nothingToHandOver() || a.config.Mesh.Now() >= deadline:
+			if stopping == nil {
+				return nil
+			}
+			a.leftOnce.Do(func() { close(a.left) })
+		default:
+			due = min(due, deadline)
 		}
 		timer.Reset(a.pause(due))
 	}
+}
+
+// depart begins to hand over, and gives until when others are waited for.
+func (a *Announcer) depart(deadline time.Duration) time.Duration {
+	if a.leaving {
+		return deadline
+	}
+	a.leaving = true
+	return a.config.Mesh.Now() + handOver
 }
 
 // pause sends the announcements that are due, and gives the time until the next of them or

@@ -7,7 +7,11 @@ import (
 	"slices"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
 	"portico.dev/portico/internal/announce/greet"
+	"portico.dev/portico/internal/announce/statuses"
 	"portico.dev/portico/internal/core/election"
 )
 
@@ -218,9 +222,31 @@ func (a *Announcer) answer(ready bool) {
 	if a.restate && ready {
 		a.restate = false
 		if a.config.Status != nil {
-			a.config.Status.set(a.statuses())
+			a.config.Status.Set(a.statuses())
 		}
 	}
+}
+
+// statuses describes what is held: an object for each Service. mu is held.
+func (a *Announcer) statuses() (out []metav1.Object) {
+	links := map[types.NamespacedName][]string{}
+	for i := range a.contests {
+		h := a.mine[a.contests[i].Address]
+		if h == nil {
+			continue
+		}
+		for _, s := range a.contests[i].Services {
+			for _, l := range h.links {
+				if !slices.Contains(links[s.Name], l) {
+					links[s.Name] = append(links[s.Name], l)
+				}
+			}
+		}
+	}
+	for service, on := range links {
+		out = append(out, statuses.Layer2(a.config.Self, service, on))
+	}
+	return out
 }
 
 // Announcements: a burst, for one may be lost and a switch may learn slowly, then now and

@@ -1,12 +1,15 @@
 // Package noderestriction keeps each node's identity to what is its own: it may write
-// its Node, its Lease, and pods that are bound to it. Which kinds a node may touch at
-// all is RBAC's (the ClusterRole system:node); this sees the objects.
+// its Node, its Lease, and pods that are bound to it, and ask for certificates of its
+// own name. Who holds a bootstrap token may ask for a node's. Which kinds they may touch
+// at all is RBAC's (the ClusterRoles system:node and system:node-bootstrapper); this sees
+// the objects.
 //
-// In: writes with their user, old and new object. Out: forbidden, or nothing.
+// In: writes with their user, old and new object. Out: forbidden, too many, or nothing.
 package noderestriction
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -17,6 +20,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/client-go/util/flowcontrol"
+	"k8s.io/utils/clock"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 
@@ -28,23 +33,30 @@ import (
 const restrictedLabels = "node-restriction.kubernetes.io/"
 
 // Plugin is the admission.
-type Plugin struct{}
+type Plugin struct{ requests requests }
 
-var _ admission.ValidationInterface = Plugin{}
+var _ admission.ValidationInterface = (*Plugin)(nil)
+
+// New makes the admission; clk is for the limits.
+func New(clk clock.PassiveClock) *Plugin {
+	return &Plugin{requests{clock: clk, of: map[string]flowcontrol.PassiveRateLimiter{}}}
+}
 
 // Handles implements admission.Interface.
-func (Plugin) Handles(admission.Operation) bool { return true }
+func (*Plugin) Handles(admission.Operation) bool { return true }
 
 // Validate implements admission.ValidationInterface.
-func (Plugin) Validate(_ context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
-	if a.GetUserInfo() == nil || !slices.Contains(a.GetUserInfo().GetGroups(), rbac.NodesGroup) {
+func (p *Plugin) Validate(_ context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
+	who := a.GetUserInfo()
+	if who == nil || !isNode(who) && !slices.Contains(who.GetGroups(), rbac.AllBootstrappersGroup) {
 		return nil
 	}
-	why := refuse(a)
-	if why == "" {
-		return nil
+	if isNode(who) {
+		if why := refuse(a); why != "" {
+			return admission.NewForbidden(a, errors.New(why))
+		}
 	}
-	return admission.NewForbidden(a, fmt.Errorf("%s", why))
+	return p.requests.check(a)
 }
 
 // NodeName is the node that a member of the nodes' group is.

@@ -58,7 +58,7 @@ func newWorld(t *testing.T, leaders int) *world {
 		running.Go(func() {
 			err := certificates.Run(ctx, certificates.Deps{
 				Client: w.Kube, Signer: w.Authority, Clock: w.clock, Log: slog.New(slog.DiscardHandler),
-				Reserved: []string{"localhost", "kubernetes"}, Services: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")},
+				Reserved: []string{"localhost", "kubernetes"}, Domain: "example.test", Ranges: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12"), netip.MustParsePrefix("10.245.0.0/16")},
 			})
 			if err != nil {
 				t.Error(err)
@@ -218,6 +218,9 @@ func TestRequests(t *testing.T) {
 		"an administrator's group":    {host, asked{name: "system:node:d", organization: "system:masters"}, "of the one organization system:nodes"},
 		"a person's name":             {host, asked{name: "admin"}, "a node's name in certificates is"},
 		"no DNS name":                 {host, asked{name: "system:node:No!"}, "can't name a node"},
+		"an address as its name":      {host, asked{name: "system:node:192.0.2.7"}, "can't name a node"},
+		"a Service's short name":      {host, asked{name: "system:node:web.default.svc"}, "is a name of the cluster's own"},
+		"a Service's name":            {host, asked{name: "system:node:web.default.svc.example.test"}, "is a name of the cluster's own"},
 		"a client with addresses":     {host, asked{name: "system:node:d", ips: []string{"192.0.2.4"}}, "has no DNS names or addresses"},
 		"a client that serves":        {host, asked{name: "system:node:d", usages: []certificatesv1.KeyUsage{certificatesv1.UsageClientAuth, certificatesv1.UsageServerAuth}}, "the usages may be"},
 		"a client's without its use":  {host, asked{name: "system:node:d", usages: []certificatesv1.KeyUsage{certificatesv1.UsageDigitalSignature}}, `"client auth" is missing`},
@@ -227,6 +230,7 @@ func TestRequests(t *testing.T) {
 		"another node's address":      {b, server("192.0.2.2", "192.0.2.1"), "192.0.2.1 is that of node a"},
 		"the API's address":           {b, server("192.0.2.100"), "192.0.2.100 is that of the API server"},
 		"a cluster IP":                {b, server("10.96.0.1"), "10.96.0.1 is no address of a node"},
+		"a guest's address":           {b, server("10.245.0.3"), "10.245.0.3 is no address of a node"},
 		"loopback":                    {b, server("127.0.0.1"), "127.0.0.1 is no address of a node"},
 		"another DNS name":            {b, asked{signer: serving, name: "system:node:b", dns: []string{"a"}, ips: []string{"192.0.2.2"}}, "the only DNS name"},
 		"a door that is nowhere":      {b, asked{signer: serving, name: "system:node:b"}, "needs an address or a DNS name"},

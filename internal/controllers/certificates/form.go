@@ -8,6 +8,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -60,7 +61,7 @@ func read(csr *certificatesv1.CertificateSigningRequest) (*form, error) {
 	case !ok || !slices.Equal(request.Subject.Organization, []string{rbac.NodesGroup}):
 		return nil, fmt.Errorf("a node's name in certificates is %sNAME, of the one organization %s; this is %q of %q",
 			rbac.NodeUserPrefix, rbac.NodesGroup, request.Subject.CommonName, request.Subject.Organization)
-	case len(validation.IsDNS1123Subdomain(node)) > 0:
+	case len(validation.IsDNS1123Subdomain(node)) > 0 || isAddress(node):
 		return nil, fmt.Errorf("%q can't name a node: give a DNS name in lower case", node)
 	case !slices.Contains(csr.Spec.Usages, rules.needed):
 		return nil, fmt.Errorf("the usage %q is missing", rules.needed)
@@ -73,6 +74,12 @@ func read(csr *certificatesv1.CertificateSigningRequest) (*form, error) {
 		return nil, fmt.Errorf("the request isn't signed by its own key: %w", err)
 	}
 	return f, errors.Join(f.names(), f.strong())
+}
+
+// isAddress: digits and dots pass for a DNS name, too.
+func isAddress(name string) bool {
+	_, err := netip.ParseAddr(name)
+	return err == nil
 }
 
 // names checks what the certificate would be good for besides its common name.

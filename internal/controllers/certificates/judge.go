@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	authorizationv1 "k8s.io/api/authorization/v1"
@@ -34,6 +35,9 @@ type verdict struct {
 
 // judge looks at the cluster and decides.
 func (c *controller) judge(ctx context.Context, csr *certificatesv1.CertificateSigningRequest, f *form) (verdict, error) {
+	if c.isCluster(f.node) {
+		return verdict{deny: fmt.Sprintf("%q is a name of the cluster's own; choose another with --node-name", f.node)}, nil
+	}
 	own := csr.Spec.Username == rbac.NodeUserPrefix+f.node && slices.Contains(csr.Spec.Groups, rbac.NodesGroup)
 	switch {
 	case f.purpose == x509.ExtKeyUsageServerAuth && own:
@@ -93,7 +97,7 @@ func (c *controller) taken(ctx context.Context, csr *certificatesv1.CertificateS
 	}
 	for i := range others.Items {
 		o := &others.Items[i]
-		if o.UID == csr.UID || c.Clock.Since(approvedAt(o)) > justNow {
+		if o.UID == csr.UID || c.Clock.Since(approvedAt(o)).Abs() > justNow { // later than now: the clock was set back
 			continue
 		}
 		if other, err := read(o); err == nil && other.node == f.node && !bytes.Equal(other.RawSubjectPublicKeyInfo, f.RawSubjectPublicKeyInfo) {
@@ -150,7 +154,7 @@ func (c *controller) judgeServing(ctx context.Context, f *form) (verdict, error)
 		switch {
 		case owners[a] != "":
 			return verdict{deny: fmt.Sprintf("the address %s is that of %s", a, owners[a])}, nil
-		case !a.IsGlobalUnicast() || c.isService(a):
+		case !a.IsGlobalUnicast() || c.isInside(a):
 			return verdict{deny: fmt.Sprintf("%s is no address of a node", a)}, nil
 		case !own[a]:
 			later = true
@@ -159,8 +163,14 @@ func (c *controller) judgeServing(ctx context.Context, f *form) (verdict, error)
 	return verdict{approve: !later, later: later}, nil
 }
 
-func (c *controller) isService(a netip.Addr) bool {
-	return slices.ContainsFunc(c.Services, func(p netip.Prefix) bool { return p.Contains(a) })
+func (c *controller) isInside(a netip.Addr) bool {
+	return slices.ContainsFunc(c.Ranges, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
+// isCluster says whether clients that look for a Service would use a name: a node's door
+// with that in its certificate could stand in for it.
+func (c *controller) isCluster(name string) bool {
+	return strings.HasSuffix(name, ".svc") || c.Domain != "" && (name == c.Domain || strings.HasSuffix(name, "."+c.Domain))
 }
 
 func addressesOf(node *corev1.Node) (out []netip.Addr) {

@@ -45,8 +45,10 @@ type Deps struct {
 	Clock  clock.WithTicker // nil: the real one
 	// Reserved are names by which clients know the API server: no node may have one.
 	Reserved []string
-	// Services are the ranges of cluster IPs: no node has an address there.
-	Services []netip.Prefix
+	// Domain is the cluster's: names in it are those of Services and pods.
+	Domain string
+	// Ranges are those of cluster IPs, pods and guests: no node has an address there.
+	Ranges []netip.Prefix
 }
 
 // controller is one term of the controller.

@@ -43,6 +43,10 @@ var (
 	everything = types.NamespacedName{Name: "everything"}
 	// report: what the pools' status says may be untrue.
 	report = types.NamespacedName{Name: "report"}
+	// passwords: other Secrets may be named by BGPPeers.
+	passwords = types.NamespacedName{Name: "passwords"}
+	// leftovers: a node is gone or has died.
+	leftovers = types.NamespacedName{Name: "leftovers"}
 )
 
 const (
@@ -141,12 +145,18 @@ func (c *controller) watch(view *caches.View) {
 	view.On(nodes, cache.ResourceEventHandlerFuncs{
 		AddFunc: func(any) { c.queue.Add(everything) },
 		UpdateFunc: func(old, now any) {
+			if isDead(now.(*corev1.Node)) && !isDead(old.(*corev1.Node)) {
+				c.queue.Add(leftovers)
+			}
 			// Heartbeats come every few seconds.
 			if fmt.Sprint(addressesOf(old.(*corev1.Node))) != fmt.Sprint(addressesOf(now.(*corev1.Node))) {
 				c.queue.Add(everything)
 			}
 		},
-		DeleteFunc: func(any) { c.queue.Add(everything) },
+		DeleteFunc: func(any) {
+			c.queue.Add(everything)
+			c.queue.Add(leftovers)
+		},
 	})
 }
 
@@ -154,8 +164,12 @@ func (c *controller) watch(view *caches.View) {
 func (c *controller) configure(config *core.Config) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.config == nil {
+		c.queue.Add(leftovers) // of the time when nobody looked
+	}
 	c.config = config
 	c.queue.Add(everything)
+	c.queue.Add(passwords)
 }
 
 // sync works on one key.
@@ -167,6 +181,10 @@ func (c *controller) sync(ctx context.Context, key types.NamespacedName) error {
 		return nil
 	case report:
 		return c.report(ctx)
+	case passwords:
+		return c.grantPasswords(ctx)
+	case leftovers:
+		return c.removeLeftovers(ctx)
 	}
 	if c.allocator == nil {
 		return nil // begin asks for all

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -31,7 +32,7 @@ type Deps struct {
 	Ranges []netip.Prefix
 }
 
-// controller is one term of the controller. Its one worker owns signs.
+// controller is one term of the controller. Its one worker owns signs and lost.
 type controller struct {
 	Deps
 	queue  *work.Queue[string]
@@ -39,6 +40,7 @@ type controller struct {
 	pods   corev1listers.PodLister
 	leases coordinationlisters.LeaseLister
 	signs  map[string]sign
+	lost   map[string]time.Time // nodes that don't exist and have pods: since when that is known
 
 	attention attention
 }
@@ -71,7 +73,7 @@ func Run(ctx context.Context, d Deps) error {
 func newController(d Deps, nodes corev1listers.NodeLister, pods corev1listers.PodLister, leases coordinationlisters.LeaseLister) *controller {
 	return &controller{
 		Deps: d, queue: work.New[string]("nodes", d.Log, d.Clock),
-		nodes: nodes, pods: pods, leases: leases, signs: map[string]sign{},
+		nodes: nodes, pods: pods, leases: leases, signs: map[string]sign{}, lost: map[string]time.Time{},
 	}
 }
 
@@ -96,14 +98,16 @@ func (c *controller) leaseSeen(obj any) {
 	}
 }
 
-// podSeen wakes the node of a pod that says to be ready: the node may be dead.
+// podSeen wakes the node of a pod whose node doesn't exist, or may be dead although the
+// pod says to be ready.
 func (c *controller) podSeen(obj any) {
 	pod, ok := obj.(*corev1.Pod)
-	if !ok || pod.Spec.NodeName == "" || !podReady(pod) {
+	if !ok || pod.Spec.NodeName == "" {
 		return
 	}
-	if node, err := c.nodes.Get(pod.Spec.NodeName); err == nil && readyStatus(node) == corev1.ConditionUnknown {
-		c.queue.Add(node.Name)
+	node, err := c.nodes.Get(pod.Spec.NodeName)
+	if err != nil || podReady(pod) && readyStatus(node) == corev1.ConditionUnknown {
+		c.queue.Add(pod.Spec.NodeName)
 	}
 }
 
@@ -112,8 +116,9 @@ func (c *controller) sync(ctx context.Context, name string) error {
 	node, err := c.nodes.Get(name)
 	if err != nil {
 		delete(c.signs, name) // the node is gone
-		return nil
+		return c.clear(ctx, name)
 	}
+	delete(c.lost, name)
 	if len(node.Spec.PodCIDRs) == 0 && len(c.Ranges) > 0 && node.DeletionTimestamp == nil {
 		if err := c.assign(ctx, node); err != nil {
 			return err

@@ -29,6 +29,8 @@ type Node struct {
 	// Draining: no new workloads come (spec.unschedulable). It announces what nobody
 	// else can.
 	Draining bool
+	// Ready is the condition of this name.
+	Ready bool
 }
 
 // Service is one with load-balancer addresses.

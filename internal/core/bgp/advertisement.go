@@ -32,6 +32,7 @@ func (d *decision) readAdvertisements() {
 			"serviceSelectors":       object.Spec.ServiceSelectors,
 			"nodeSelectors":          object.Spec.NodeSelectors,
 		})
+		d.plan.Faults = append(d.plan.Faults, announcing.PoolFaults(adKind, object.Name, object.Spec.IPAddressPools, d.config.Pools)...)
 		if !announcing.Matches(object.Spec.NodeSelectors, d.self.Labels) {
 			continue
 		}
@@ -67,19 +68,11 @@ func (d *decision) readLength(ad *metallb.BGPAdvertisement, field string, value 
 	return true
 }
 
-// readable tells whether the selectors can be read: one that can't matches nothing, and
-// people should know.
+// readable tells whether the selectors can be read.
 func (d *decision) readable(kind, name string, fields map[string][]metav1.LabelSelector) bool {
-	good := true
-	for field, selectors := range fields {
-		for i := range selectors {
-			if _, err := metav1.LabelSelectorAsSelector(&selectors[i]); err != nil {
-				d.fault(kind, name, fmt.Sprintf("spec.%s[%d]", field, i), err.Error())
-				good = false
-			}
-		}
-	}
-	return good
+	faults := announcing.SelectorFaults(kind, name, fields)
+	d.plan.Faults = append(d.plan.Faults, faults...)
+	return len(faults) == 0
 }
 
 // selects tells whether the advertisement is for a Service's address.

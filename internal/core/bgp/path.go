@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"slices"
 
+	"k8s.io/apimachinery/pkg/types"
+
 	"portico.dev/portico/internal/core/announcing"
 )
 
@@ -39,6 +41,9 @@ func (d *decision) announceAddress(s *announcing.Service, a announcing.Address, 
 	if d.self.Excluded {
 		return Excluded
 	}
+	if d.self.Draining && d.elsewhere(s.Service.Name, a.Addr) {
+		return Draining
+	}
 	reason := NoAdvertisement
 	for i := range d.ads {
 		ad := &d.ads[i]
@@ -68,6 +73,26 @@ func (d *decision) announceAddress(s *announcing.Service, a announcing.Address, 
 		}
 	}
 	return reason
+}
+
+// elsewhere tells whether another node announces an address: one that is ready and not
+// draining itself, as this node sees it.
+func (d *decision) elsewhere(service types.NamespacedName, addr netip.Addr) bool {
+	if d.rest == nil {
+		d.rest = []*Plan{}
+		for _, n := range d.in.Nodes {
+			if n.Name == d.in.Self || n.Draining || !n.Ready {
+				continue
+			}
+			in := d.in
+			in.Self = n.Name
+			plan := Decide(in)
+			d.rest = append(d.rest, &plan)
+		}
+	}
+	return slices.ContainsFunc(d.rest, func(p *Plan) bool {
+		return !slices.ContainsFunc(p.Left, func(l Left) bool { return l.Service == service && l.Address == addr })
+	})
 }
 
 func aggregationField(v6 bool) string {

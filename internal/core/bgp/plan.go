@@ -15,9 +15,9 @@ import (
 // Plan is what one node tells its routers.
 type Plan struct {
 	RouterID netip.Addr
-	Sessions []Session // by peer
-	Left     []Left    // by Service and address
-	Faults   []Fault   // by kind, name and field
+	Sessions []Session          // by peer
+	Left     []Left             // by Service and address
+	Faults   []announcing.Fault // by kind, name and field
 }
 
 // Session is one to a router.
@@ -84,6 +84,7 @@ const (
 	Excluded        Reason = "the node has the label node.kubernetes.io/exclude-from-external-load-balancers"
 	NoAdvertisement Reason = "no BGPAdvertisement selects its pool, the Service and this node"
 	NoEndpoint      Reason = "externalTrafficPolicy is Local, and no ready endpoint of its family is on this node"
+	Draining        Reason = "the node takes no new workloads (spec.unschedulable), and another node announces it"
 	NoPeer          Reason = "none of the peers that the advertisements name speaks with this node in its family"
 )
 
@@ -93,14 +94,6 @@ type Left struct {
 	Address netip.Addr
 	Reason  Reason
 }
-
-// Fault is something that people wrote and that can't be.
-type Fault struct {
-	Kind, Name, Field string
-	Problem           string
-}
-
-func (f Fault) Error() string { return f.Kind + " " + f.Name + ": " + f.Field + ": " + f.Problem }
 
 // Decide gives the plan of node in.Self.
 func Decide(in announcing.Input) Plan {
@@ -117,7 +110,7 @@ func Decide(in announcing.Input) Plan {
 	d.readSessions()
 	d.readAdvertisements()
 	d.announce()
-	slices.SortFunc(d.plan.Faults, func(a, b Fault) int {
+	slices.SortFunc(d.plan.Faults, func(a, b announcing.Fault) int {
 		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Field, b.Field), cmp.Compare(a.Problem, b.Problem))
 	})
 	d.plan.Faults = slices.Compact(d.plan.Faults)
@@ -146,11 +139,12 @@ type decision struct {
 	config *metallb.Config
 	self   announcing.Node
 	ads    []advertisement
+	rest   []*Plan // of the other nodes that could announce; nil: not asked for yet
 	plan   Plan
 }
 
 func (d *decision) fault(kind, name, field, problem string) {
-	d.plan.Faults = append(d.plan.Faults, Fault{kind, name, field, problem})
+	d.plan.Faults = append(d.plan.Faults, announcing.Fault{Kind: kind, Name: name, Field: field, Problem: problem})
 }
 
 // address gives the node's own address of a family, invalid when it has none.

@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -69,12 +70,9 @@ func instancePhase(vmi *kubevirtv1.VirtualMachineInstance, pod *corev1.Pod) (pha
 	}
 	switch pod.Status.Phase {
 	case corev1.PodSucceeded:
-		return kubevirtv1.Succeeded, ""
+		return kubevirtv1.Succeeded, endReason(pod)
 	case corev1.PodFailed:
-		if pod.Status.Reason != "" {
-			return kubevirtv1.Failed, pod.Status.Reason
-		}
-		return kubevirtv1.Failed, kubevirtv1.GuestNotRunningReason
+		return kubevirtv1.Failed, cmp.Or(endReason(pod), pod.Status.Reason, kubevirtv1.GuestNotRunningReason)
 	case corev1.PodRunning:
 		phase = kubevirtv1.Running
 	case corev1.PodUnknown:
@@ -88,6 +86,21 @@ func instancePhase(vmi *kubevirtv1.VirtualMachineInstance, pod *corev1.Pod) (pha
 		phase = was
 	}
 	return phase, ""
+}
+
+// endReason tells the end of a guest whose pod was taken away, as by a node that is
+// drained or leaves, from one of its own.
+func endReason(pod *corev1.Pod) string {
+	if pod.DeletionTimestamp != nil {
+		return kubevirtv1.PodTerminatingReason
+	}
+	return ""
+}
+
+// takenAway says whether an instance ended because somebody removed its pod: neither
+// the guest nor its start failed.
+func takenAway(vmi *kubevirtv1.VirtualMachineInstance) bool {
+	return vmi.IsFinal() && (vmi.Status.Reason == kubevirtv1.PodTerminatingReason || vmi.Status.Reason == kubevirtv1.PodNotExistsReason)
 }
 
 func instanceConditions(vmi *kubevirtv1.VirtualMachineInstance, pod *corev1.Pod, phase kubevirtv1.VirtualMachineInstancePhase, now time.Time) []kubevirtv1.VirtualMachineInstanceCondition {

@@ -56,7 +56,7 @@ func reruns(vmi *kubevirtv1.VirtualMachineInstance, strategy kubevirtv1.VirtualM
 
 // startFailure counts the ends of instances that start again by themselves. An
 // instance that ran for long sets the count back; one that the user stopped
-// (its deletion comes before its end) doesn't count.
+// (its deletion comes before its end) or whose pod was taken away doesn't count.
 func startFailure(vm *kubevirtv1.VirtualMachine, vmi *kubevirtv1.VirtualMachineInstance, strategy kubevirtv1.VirtualMachineRunStrategy, now time.Time) *kubevirtv1.VirtualMachineStartFailure {
 	f := vm.Status.StartFailure
 	ended := false
@@ -74,7 +74,7 @@ func startFailure(vm *kubevirtv1.VirtualMachine, vmi *kubevirtv1.VirtualMachineI
 		return f
 	case !ended && ran && since >= backOffReset:
 		return nil
-	case !ended, f != nil && f.LastFailedVMIUID == vmi.UID:
+	case !ended, takenAway(vmi), f != nil && f.LastFailedVMIUID == vmi.UID:
 		return f
 	}
 	count := 1

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	kubevirtv1 "kubevirt.io/api/core/v1"
@@ -255,6 +256,23 @@ func TestBackOff(t *testing.T) {
 		w.settle()
 		if f := w.vm.Status.StartFailure; f != nil || w.made != 2 {
 			t.Errorf("%v after a restart, %d instances", f, w.made)
+		}
+	})
+	t.Run("a pod that is taken away isn't a crash", func(t *testing.T) {
+		ended := func(phase corev1.PodPhase) *corev1.Pod {
+			return pod(phase, func(p *corev1.Pod) { p.DeletionTimestamp = &metav1.Time{Time: now} })
+		}
+		w := &world{vm: testVM(), now: now}
+		crash(w, time.Second) // the next crash would wait
+		for _, p := range []*corev1.Pod{ended(corev1.PodSucceeded), ended(corev1.PodFailed), nil} {
+			w.settle()
+			w.enter(kubevirtv1.Running)
+			made := w.made
+			w.vmi.Status = InstanceStatus(w.vmi, p, w.now)
+			w.settle()
+			if f := w.vm.Status.StartFailure; w.made != made+1 || f.ConsecutiveFailCount != 1 {
+				t.Errorf("pod %v: %d starts since, failures %+v", p, w.made-made, f)
+			}
 		}
 	})
 	t.Run("forgotten when healthy", func(t *testing.T) {

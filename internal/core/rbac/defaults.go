@@ -16,6 +16,8 @@ const (
 	NodesGroup     = "system:nodes"
 	NodeUserPrefix = "system:node:"
 
+	// AllBootstrappersGroup is that of all who hold a bootstrap token.
+	AllBootstrappersGroup = "system:bootstrappers"
 	// BootstrappersGroup is that of tokens by which hosts join. It begins as upstream
 	// wants it of tokens' groups.
 	BootstrappersGroup = "system:bootstrappers:portico:nodes"

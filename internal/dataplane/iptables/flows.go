@@ -1,0 +1,218 @@
+package iptables
+
+import (
+	"errors"
+	"iter"
+	"net/netip"
+	"slices"
+
+	"github.com/ti-mo/conntrack"
+	"golang.org/x/sys/unix"
+
+	"portico.dev/portico/internal/core/catalog"
+	"portico.dev/portico/internal/core/routing"
+)
+
+// flows ends what conntrack leads to where nobody is any more. Conntrack is listed only
+// after a change by which a flow can have lost its backend, or found its first.
+type flows struct {
+	doubt bool                        // UDP flows may be stale
+	left  map[routing.Key]bool        // UDP frontends that are gone
+	users map[netip.Addr]int          // how many frontends know a backend's address
+	gone  map[netip.AddrPort]struct{} // TCP backends that had been terminating
+}
+
+func newFlows() *flows {
+	return &flows{left: map[routing.Key]bool{}, users: map[netip.Addr]int{}, gone: map[netip.AddrPort]struct{}{}}
+}
+
+// backends gives all that a frontend knows, also those that get nothing.
+func backends(f *routing.Frontend) iter.Seq[routing.Backend] {
+	return func(yield func(routing.Backend) bool) {
+		if f == nil || f.Sets == nil {
+			return
+		}
+		for _, set := range [][]routing.Backend{f.Cluster, f.Local} {
+			for _, b := range set {
+				if !yield(b) {
+					return
+				}
+			}
+		}
+		for _, b := range f.LeftOut {
+			if !yield(b.Backend) {
+				return
+			}
+		}
+	}
+}
+
+// replaced takes a new state; before is nil where it was unknown.
+func (w *flows) replaced(before, now [2]*family) {
+	for i, f := range now {
+		known := map[routing.Key]*routing.Frontend{}
+		if before[i] != nil {
+			known = before[i].frontends
+		}
+		for key, fe := range f.frontends {
+			w.noted(known[key], fe)
+		}
+	}
+	w.doubt = true
+	clear(w.users)
+	for _, f := range now {
+		for _, fe := range f.frontends {
+			w.count(fe, +1)
+		}
+	}
+}
+
+// changed takes the change of one frontend; nil: it wasn't there, or is gone.
+func (w *flows) changed(old, now *routing.Frontend) {
+	w.noted(old, now)
+	w.count(old, -1)
+	w.count(now, +1)
+}
+
+func (w *flows) count(f *routing.Frontend, by int) {
+	for b := range backends(f) {
+		if w.users[b.Addr()] += by; w.users[b.Addr()] == 0 {
+			delete(w.users, b.Addr())
+		}
+	}
+}
+
+func (w *flows) noted(old, now *routing.Frontend) {
+	f := now
+	if f == nil {
+		f = old
+	}
+	switch {
+	case f == nil:
+	case f.Protocol == catalog.UDP:
+		if now == nil {
+			w.left[f.Key] = true
+		} else {
+			delete(w.left, f.Key)
+		}
+		w.doubt = w.doubt || now == nil || !serves(old) && serves(now) || loses(old, now)
+	case f.Protocol == catalog.TCP && now != nil:
+		w.notedTCP(old, now)
+	}
+}
+
+// notedTCP notes backends that were terminating and are no more: their pods are gone with
+// their links, and closed nothing. One that only left the Service keeps its connections.
+func (w *flows) notedTCP(old, now *routing.Frontend) {
+	if old != nil && old.Sets == now.Sets {
+		return
+	}
+	known := map[netip.AddrPort]bool{}
+	for b := range backends(now) {
+		known[b.AddrPort] = true
+		delete(w.gone, b.AddrPort)
+	}
+	for b := range backends(old) {
+		if b.Terminating && !known[b.AddrPort] {
+			w.gone[b.AddrPort] = struct{}{}
+		}
+	}
+}
+
+func serves(f *routing.Frontend) bool {
+	return f != nil && (target(f, false) != "" || target(f, true) != "")
+}
+
+// loses tells whether a backend that served doesn't any more.
+func loses(old, now *routing.Frontend) bool {
+	if old == nil || old.Sets == now.Sets {
+		return false
+	}
+	serving := map[netip.AddrPort]bool{}
+	for b := range backends(now) {
+		serving[b.AddrPort] = b.Serving
+	}
+	for b := range backends(old) {
+		if !serving[b.AddrPort] {
+			return true
+		}
+	}
+	return false
+}
+
+// end lists conntrack and deletes what is stale.
+func (w *flows) end(families [2]*family) error {
+	ended := map[netip.AddrPort]bool{}
+	for b := range w.gone {
+		if w.users[b.Addr()] == 0 {
+			ended[b] = true
+		}
+	}
+	if !w.doubt && len(ended) == 0 {
+		return nil
+	}
+	c, err := conntrack.Dial(nil)
+	if err != nil {
+		return err
+	}
+	defer c.Close() //nolint:errcheck // it was only asked
+	all, err := c.Dump(nil)
+	if err != nil {
+		return err
+	}
+	for i := range all {
+		if !w.stale(&all[i], families, ended) {
+			continue
+		}
+		if err := c.Delete(all[i]); err != nil && !errors.Is(err, unix.ENOENT) {
+			return err
+		}
+	}
+	w.doubt = false
+	clear(w.left)
+	for b := range ended {
+		delete(w.gone, b)
+	}
+	return nil
+}
+
+// stale tells whether a flow leads to where it no longer should.
+func (w *flows) stale(f *conntrack.Flow, families [2]*family, ended map[netip.AddrPort]bool) bool {
+	to := netip.AddrPortFrom(f.TupleOrig.IP.DestinationAddress, f.TupleOrig.Proto.DestinationPort)
+	by := netip.AddrPortFrom(f.TupleReply.IP.SourceAddress, f.TupleReply.Proto.SourcePort)
+	switch f.TupleOrig.Proto.Protocol {
+	case unix.IPPROTO_TCP:
+		return by != to && ended[by]
+	case unix.IPPROTO_UDP:
+	default:
+		return false
+	}
+	if !w.doubt {
+		return false
+	}
+	own := families[0]
+	if to.Addr().Is6() {
+		own = families[1]
+	}
+	key := routing.Key{Addr: to.Addr(), Protocol: catalog.UDP, Port: to.Port()}
+	fe, left := own.frontends[key], w.left[key]
+	if fe == nil && !left && slices.Contains(own.nodes, to.Addr()) {
+		key.Addr = netip.IPv4Unspecified()
+		if to.Addr().Is6() {
+			key.Addr = netip.IPv6Unspecified()
+		}
+		fe, left = own.frontends[key], w.left[key]
+	}
+	switch {
+	case fe == nil:
+		return left && by != to
+	case by == to: // it began before the frontend served
+		return serves(fe)
+	}
+	for b := range backends(fe) {
+		if b.AddrPort == by {
+			return !b.Serving && serves(fe)
+		}
+	}
+	return true
+}

@@ -1,0 +1,92 @@
+package iptables
+
+import (
+	"crypto/sha256"
+	"encoding/base32"
+	"fmt"
+	"regexp"
+	"strings"
+
+	"portico.dev/portico/internal/core/routing"
+)
+
+// prefix begins the name of every chain of ours.
+const prefix = "PORTICO-"
+
+// The fixed chains.
+const (
+	preChain    = prefix + "PRE"    // nat: from PREROUTING
+	natOutChain = prefix + "DNAT"   // nat: from OUTPUT
+	postChain   = prefix + "POST"   // nat: from POSTROUTING
+	masqChain   = prefix + "MASQ"   // nat: what was marked
+	inChain     = prefix + "IN"     // filter: from INPUT
+	forwardName = prefix + "FWD"    // filter: from FORWARD
+	outChain    = prefix + "OUT"    // filter: from OUTPUT
+	checkChain  = prefix + "CHECK"  // filter: what nobody translated
+	newChain    = prefix + "NEW"    // filter: first packets
+	refuseChain = prefix + "REFUSE" // filter: an error at once
+)
+
+// The roots of trees.
+const (
+	servicesTree = prefix + "SVC"   // nat: addresses, for everybody
+	outsideTree  = prefix + "EXT"   // nat: those that differ for clients outside
+	nodeTree     = prefix + "NODE"  // nat: node ports
+	outNodeTree  = prefix + "NODEX" // nat: those that differ for clients outside
+	closedTree   = prefix + "NO"    // filter: addresses
+	closedNode   = prefix + "NONODE"
+	balancerTree = prefix + "LB"   // filter: load-balancer addresses
+	externalTree = prefix + "XIP"  // filter: external IPs
+	sourceTree   = prefix + "FROM" // filter: UDP frontends, as sources
+)
+
+const (
+	setPrefix   = prefix + "SET-" // backends of one Service port, family and policy
+	guardPrefix = prefix + "GRD-" // who may use one frontend
+)
+
+// ourName is the shape of our chains' names: another with the prefix is somebody else's.
+var ourName = regexp.MustCompile(`^PORTICO-(PRE|DNAT|POST|MASQ|IN|FWD|OUT|CHECK|NEW|REFUSE` +
+	`|(SVC|EXT|NO|LB|XIP|FROM)(-[0-9a-f]{1,2})?|(NODE|NODEX|NONODE)(-[tus][0-9a-f]{2,3})?` +
+	`|SET-[a-z2-7]{12}r?[0-9a-v]{0,3}|GRD-[a-z2-7]{12}[io])$`)
+
+func ours(chain string) bool { return ourName.MatchString(chain) }
+
+var lower = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
+
+// digest12 makes a short name of what a chain is for: a chain's name has 28 bytes at most
+// (XT_EXTENSION_MAXNAMELEN).
+func digest12(parts ...any) string {
+	sum := sha256.Sum256([]byte(fmt.Sprint(parts...)))
+	return lower.EncodeToString(sum[:8])[:12]
+}
+
+// setName names the chain of the set that f leads to, "" when it leads to none.
+func setName(f *routing.Frontend, v routing.Verdict) string {
+	if !v.Serves() || len(f.Of(v.Action)) == 0 {
+		return ""
+	}
+	return setPrefix + digest12(f.Service, ":", f.PortName, " ", f.Protocol, " ", f.Addr.Is6(), " ", v.Action)
+}
+
+// listName names xt_recent's list of the clients of one backend.
+func listName(f *routing.Frontend, backend string) string {
+	return prefix + digest12(f.Service, ":", f.PortName, " ", f.Protocol, " ", backend)
+}
+
+func guardName(key routing.Key, outside bool) string {
+	side := "i"
+	if outside {
+		side = "o"
+	}
+	return guardPrefix + digest12(key) + side
+}
+
+// title is a comment that tells people whose a rule is.
+func title(f *routing.Frontend) string {
+	s := f.Service.String()
+	if f.PortName != "" {
+		s += ":" + f.PortName
+	}
+	return ` -m comment --comment "` + strings.NewReplacer(`"`, "", `\`, "", "\n", "").Replace(s) + `"`
+}
