@@ -44,6 +44,11 @@ demo: deps build guest ## Expose a virtual machine by a Service; KEEP=1 leaves i
 	@go build -o .cache/demo ./test/demo
 	@.cache/demo -portico bin/portico -guest .cache/guest.tar $(if $(KEEP),-keep)
 
+.PHONY: demo-lb
+demo-lb: deps build guest ## The same by a load balancer's address on three nodes, of which one is lost
+	@go build -o .cache/demo ./test/demo
+	@.cache/demo -lb -portico bin/portico -guest .cache/guest.tar
+
 .PHONY: rig-shell
 rig-shell: ## A shell in the network of the tests; HOST=node-a elsewhere, SERVICES=FILE.yaml with others
 	@go build -o .cache/rig-shell ./test/rig/shell
@@ -99,6 +104,19 @@ bench-slices: build $(if $(filter short,$(BENCH)),,$(PEERS)/etcd $(PEERS)/kube-a
 	@go test -run '^$$' -bench ThousandServices -count $(if $(filter short,$(BENCH)),1,5) ./internal/core/endpoints > .cache/bench-endpoints.txt
 	@.cache/bench-slices -portico bin/portico -compute .cache/bench-endpoints.txt $(if $(filter short,$(BENCH)),-short,-out bench/out/dns.json \
 		-etcd $(PEERS)/etcd -kube-apiserver $(PEERS)/kube-apiserver -kube-controller-manager $(PEERS)/kube-controller-manager) $(BENCHFLAGS)
+
+METALLB_VERSION := $(shell sed -n 's|^\tgo.universe.tf/metallb \(v[0-9.]*\).*|\1|p' bench/metallb/go.mod)
+METALLB := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/portico-bench/metallb-$(METALLB_VERSION)/speaker
+
+.PHONY: bench-failover
+bench-failover: deps build $(if $(filter short,$(BENCH)),,$(METALLB)) ## Lose nodes that have addresses, beside MetalLB's speaker, as root; BENCH=short: few losses, ours only
+	@cd bench && go build -o ../.cache/bench-failover ./failover
+	@.cache/bench-failover -portico bin/portico $(if $(filter short,$(BENCH)),-short,-out bench/out/failover.json -speaker $(METALLB)) $(BENCHFLAGS)
+
+$(METALLB): bench/metallb/go.mod
+	@echo "==> building MetalLB's speaker $(METALLB_VERSION)"
+	@mkdir -p $(dir $@)
+	@cd bench/metallb && CGO_ENABLED=0 nice -n 19 go build -trimpath -ldflags '-s -w' -o $@ go.universe.tf/metallb/speaker
 
 $(COREDNS): bench/coredns/go.mod bench/coredns/main.go
 	@echo "==> building CoreDNS $(COREDNS_VERSION)"

@@ -2,6 +2,7 @@ package apiclient
 
 import (
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"os"
 	"regexp"
@@ -34,4 +35,19 @@ func ReadKubeconfig(file string) (Access, error) {
 		*at[string(field[1])] = value
 	}
 	return out, nil
+}
+
+// WriteKubeconfig writes one with which others reach the API at another address than a has.
+func WriteKubeconfig(file, address string, a Access) error {
+	type named map[string]any
+	raw, err := json.Marshal(named{
+		"apiVersion": "v1", "kind": "Config", "current-context": "bench",
+		"clusters": []named{{"name": "bench", "cluster": named{"server": "https://" + address, "certificate-authority-data": a.CA}}},
+		"users":    []named{{"name": "bench", "user": named{"client-certificate-data": a.Cert, "client-key-data": a.Key}}},
+		"contexts": []named{{"name": "bench", "context": named{"cluster": "bench", "user": "bench"}}},
+	})
+	if err != nil {
+		return fmt.Errorf("write the kubeconfig %s: %w", file, err)
+	}
+	return os.WriteFile(file, raw, 0o600) // JSON is YAML
 }

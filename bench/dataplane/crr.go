@@ -57,7 +57,7 @@ func (p *plan) compare(ctx context.Context, lanes []*lane) (map[string][]cost, e
 
 func (l *lane) measure(m *meter, connections int) (c cost, err error) {
 	took := make([]time.Duration, connections)
-	err = l.site.client.do(func() error {
+	err = l.site.client.Do(func() error {
 		if err := pin(); err != nil {
 			return err
 		}

@@ -17,6 +17,7 @@ import (
 
 	"portico.dev/portico/bench/apiclient"
 	"portico.dev/portico/bench/figure"
+	"portico.dev/portico/bench/network"
 )
 
 const (
@@ -47,9 +48,9 @@ type doors struct {
 	came   chan time.Time
 }
 
-func openDoors(h *host) (*doors, error) {
+func openDoors(h *network.Host) (*doors, error) {
 	d := &doors{ended: make(chan struct{})}
-	err := h.do(func() (err error) {
+	err := h.Do(func() (err error) {
 		var lc net.ListenConfig
 		lc.SetMultipathTCP(false)
 		d.listener, err = lc.Listen(context.Background(), "tcp4", fmt.Sprintf(":%d", doorPort))
@@ -104,7 +105,7 @@ func (s *site) knock() (stop func()) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		_ = s.client.do(func() error {
+		_ = s.client.Do(func() error {
 			to := target(doorIP, servicePort)
 			for !over.Load() {
 				_ = tryDoor(&to, tryTimeout) // a door that nobody opens is a change that is never seen

@@ -57,7 +57,7 @@ func (r *running) programmed(ctx context.Context, size int) (out programTime, er
 			pause(tryPause)
 		}
 	}
-	err = r.site.client.do(func() error {
+	err = r.site.client.Do(func() error {
 		step := max(1, size/samples)
 		for i := 0; i < size; i += step {
 			if err := await(i, i == 0); err != nil {

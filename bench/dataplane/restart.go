@@ -80,7 +80,7 @@ func (s *site) connect(to targets, clients int) func() (opened, failed int64, fi
 	var group sync.WaitGroup
 	for range clients {
 		group.Go(func() {
-			_ = s.client.do(func() error {
+			_ = s.client.Do(func() error {
 				for !over.Load() {
 					opened.Add(1)
 					if err := exchange(to.any()); err != nil {

@@ -6,6 +6,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"portico.dev/portico/bench/network"
 )
 
 // Addresses. Every site looks the same from its client; towards the API, nodes differ.
@@ -40,17 +42,17 @@ func newHub() (*hub, error) {
 		return nil, fmt.Errorf("open netlink: %w", err)
 	}
 	h := &hub{links: links}
-	if err := up(links, "lo"); err != nil {
+	if err := network.Up(links, "lo"); err != nil {
 		return nil, err
 	}
-	return h, address(links, "lo", single(apiAddress))
+	return h, network.Address(links, "lo", single(apiAddress))
 }
 
 // site is one contender's world: client -> node -> backends, by two wires.
 type site struct {
 	name                  string
 	number                int // no other site of this run has it
-	client, node, backend *host
+	client, node, backend *network.Host
 	address               netip.Addr // of the node, towards the API
 	server                *server
 	doors                 *doors
@@ -72,13 +74,13 @@ func (h *hub) newSite(name string) (s *site, err error) {
 	s.address = outer.Next()
 	// Ports of closed connections are soon used again, and the kernel's memory of
 	// flows doesn't fill up: tens of thousands of connections a second are made.
-	if s.client, err = newHost(map[string]string{"ipv4/ip_local_port_range": "1024 65535", "ipv4/tcp_tw_reuse": "1"}); err != nil {
+	if s.client, err = network.NewHost(map[string]string{"ipv4/ip_local_port_range": "1024 65535", "ipv4/tcp_tw_reuse": "1"}); err != nil {
 		return nil, err
 	}
-	if s.node, err = newHost(map[string]string{"ipv4/ip_forward": "1", "netfilter/nf_conntrack_tcp_timeout_time_wait": "5"}); err != nil {
+	if s.node, err = network.NewHost(map[string]string{"ipv4/ip_forward": "1", "netfilter/nf_conntrack_tcp_timeout_time_wait": "5"}); err != nil {
 		return nil, err
 	}
-	if s.backend, err = newHost(nil); err != nil {
+	if s.backend, err = network.NewHost(nil); err != nil {
 		return nil, err
 	}
 	if err := s.lay(h, outer); err != nil {
@@ -94,17 +96,17 @@ func (h *hub) newSite(name string) (s *site, err error) {
 // lay wires the site and lays its routes.
 func (s *site) lay(h *hub, outer netip.Addr) error {
 	const toHub, toClient, toBackend = "uplink", "client", "backend"
-	if err := wire(h.links, fmt.Sprint("site", h.sites), netip.PrefixFrom(outer, 30), s.node, toHub, netip.PrefixFrom(s.address, 30)); err != nil {
+	if err := network.Wire(h.links, fmt.Sprint("site", h.sites), netip.PrefixFrom(outer, 30), s.node, toHub, netip.PrefixFrom(s.address, 30)); err != nil {
 		return err
 	}
-	if err := wire(s.node.links, toClient, nodeToClient, s.client, "eth0", single(clientAddr)); err != nil {
+	if err := network.Wire(s.node.Links, toClient, nodeToClient, s.client, "eth0", single(clientAddr)); err != nil {
 		return err
 	}
-	if err := wire(s.node.links, toBackend, nodeToBackend, s.backend, "eth0", backendAddr); err != nil {
+	if err := network.Wire(s.node.Links, toBackend, nodeToBackend, s.backend, "eth0", backendAddr); err != nil {
 		return err
 	}
 	for _, r := range []struct {
-		on   *host
+		on   *network.Host
 		to   netip.Prefix
 		link string
 		via  netip.Addr
@@ -115,17 +117,17 @@ func (s *site) lay(h *hub, outer netip.Addr) error {
 		{s.client, everywhere, "eth0", nodeToClient.Addr()},
 		{s.backend, everywhere, "eth0", nodeToBackend.Addr()},
 	} {
-		if err := route(r.on.links, r.to, r.link, r.via); err != nil {
+		if err := network.Route(r.on.Links, r.to, r.link, r.via); err != nil {
 			return err
 		}
 	}
 	// All addresses of the range are the backend's own.
-	lo, err := s.backend.links.LinkByName("lo")
+	lo, err := s.backend.Links.LinkByName("lo")
 	if err != nil {
 		return fmt.Errorf("find the link lo: %w", err)
 	}
-	local := &netlink.Route{LinkIndex: lo.Attrs().Index, Dst: ipNet(backendRange), Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL, Scope: netlink.SCOPE_HOST}
-	if err := s.backend.links.RouteAdd(local); err != nil {
+	local := &netlink.Route{LinkIndex: lo.Attrs().Index, Dst: network.IPNet(backendRange), Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL, Scope: netlink.SCOPE_HOST}
+	if err := s.backend.Links.RouteAdd(local); err != nil {
 		return fmt.Errorf("make %s the backend's: %w", backendRange, err)
 	}
 	return nil
@@ -141,9 +143,9 @@ func (s *site) close() {
 	if s.server != nil {
 		s.server.close()
 	}
-	for _, h := range []*host{s.client, s.node, s.backend} {
+	for _, h := range []*network.Host{s.client, s.node, s.backend} {
 		if h != nil {
-			h.close()
+			h.Close()
 		}
 	}
 }

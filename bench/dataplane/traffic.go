@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"portico.dev/portico/bench/network"
 )
 
 const (
@@ -33,12 +35,12 @@ type server struct {
 	ended    chan struct{}
 }
 
-func serve(h *host) (*server, error) {
+func serve(h *network.Host) (*server, error) {
 	s := &server{ended: make(chan struct{})}
 	started := make(chan error)
 	go func() {
 		defer close(s.ended)
-		err := h.do(func() (err error) {
+		err := h.Do(func() (err error) {
 			if s.listener, err = listen(backendPort); err != nil {
 				return err
 			}

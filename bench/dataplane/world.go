@@ -3,9 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -58,7 +56,7 @@ func newWorld(ctx context.Context, dir, portico string, look time.Duration) (_ *
 	}); err != nil {
 		return nil, err
 	}
-	if err := w.writeConfig(); err != nil {
+	if err := apiclient.WriteKubeconfig(w.config, apiAddress.String()+":6443", w.access); err != nil {
 		return nil, err
 	}
 	return w, w.with(ctx, makeDoor)
@@ -72,23 +70,6 @@ func (w *world) with(ctx context.Context, f func(*apiclient.Client) error) error
 	}
 	defer c.Close()
 	return f(c)
-}
-
-// writeConfig writes a kubeconfig with which a node finds the API.
-func (w *world) writeConfig() error {
-	type named map[string]any
-	raw, err := json.Marshal(named{
-		"apiVersion": "v1", "kind": "Config", "current-context": "bench",
-		"clusters": []named{{"name": "bench", "cluster": named{
-			"server": fmt.Sprintf("https://%s:6443", apiAddress), "certificate-authority-data": w.access.CA,
-		}}},
-		"users":    []named{{"name": "bench", "user": named{"client-certificate-data": w.access.Cert, "client-key-data": w.access.Key}}},
-		"contexts": []named{{"name": "bench", "context": named{"cluster": "bench", "user": "bench"}}},
-	})
-	if err != nil {
-		return fmt.Errorf("write the nodes' kubeconfig: %w", err)
-	}
-	return os.WriteFile(w.config, raw, 0o600) // JSON is YAML
 }
 
 func (w *world) close() {
@@ -146,7 +127,7 @@ func (w *world) start(ctx context.Context, c contender, wrapper ...string) (*run
 	}
 	w.starts++
 	r := &running{contender: c, site: s, began: time.Now()}
-	r.Process, err = process.Launch(w.dir, fmt.Sprintf("%s-%d", c.name, w.starts), slices.Concat(wrapper, s.node.enter(), c.argv(w, s))...)
+	r.Process, err = process.Launch(w.dir, fmt.Sprintf("%s-%d", c.name, w.starts), slices.Concat(wrapper, s.node.Enter(), c.argv(w, s))...)
 	return r, err
 }
 

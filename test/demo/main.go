@@ -32,18 +32,22 @@ func main() {
 	guest := flag.String("guest", ".cache/guest.tar", "the guest image's `archive`")
 	examples := flag.String("examples", "examples", "the `folder` of manifests")
 	keep := flag.Bool("keep", false, "leave everything running at the end")
+	lb := flag.Bool("lb", false, "the variant with a load balancer, on three nodes")
 	flag.Parse()
-	if err := demo(ctx, *portico, *guest, *examples, *keep, os.Stdout); err != nil {
+	if err := demo(ctx, options{portico: *portico, guest: *guest, examples: *examples, keep: *keep, lb: *lb}, os.Stdout); err != nil {
 		fmt.Fprintf(os.Stderr, "\ndemo: %v\n", err)
 		os.Exit(1)
 	}
 }
 
-// demo runs all steps and cleans up, unless it is to keep everything.
-func demo(ctx context.Context, portico, guest, examples string, keep bool, out io.Writer) (err error) {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	begin := time.Now()
+// options are the demo's flags.
+type options struct {
+	portico, guest, examples string
+	keep, lb                 bool
+}
+
+// demo runs one variant with all that it needs.
+func demo(ctx context.Context, o options, out io.Writer) error {
 	if os.Geteuid() != 0 {
 		return errors.New("it makes network namespaces and needs root; run it with sudo")
 	}
@@ -51,16 +55,29 @@ func demo(ctx context.Context, portico, guest, examples string, keep bool, out i
 	if err != nil {
 		return fmt.Errorf("find this program: %w", err)
 	}
-	paths := make([]string, 3)
-	for i, p := range []string{portico, guest, examples} {
-		if paths[i], err = filepath.Abs(p); err != nil {
+	for _, p := range []*string{&o.portico, &o.guest, &o.examples} {
+		if *p == "" && o.lb {
+			continue // servers stand for guests
+		}
+		if *p, err = filepath.Abs(*p); err != nil {
 			return err
 		}
-		if _, err := os.Stat(paths[i]); err != nil {
+		if _, err := os.Stat(*p); err != nil {
 			return fmt.Errorf("%w; run it by `make demo`, which builds what it needs", err)
 		}
 	}
-	w, err := world.New("demo", paths[0], self, out)
+	if o.lb {
+		return demoLB(ctx, o.portico, self, o.guest, o.examples, out)
+	}
+	return demoNodePort(ctx, o, self, out)
+}
+
+// demoNodePort runs all steps and cleans up, unless it is to keep everything.
+func demoNodePort(ctx context.Context, o options, self string, out io.Writer) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	begin := time.Now()
+	w, err := world.New("demo", o.portico, self, out)
 	if err != nil {
 		return err
 	}
@@ -68,20 +85,28 @@ func demo(ctx context.Context, portico, guest, examples string, keep bool, out i
 		if err != nil {
 			w.ShowLog()
 		}
-		if !keep || err != nil {
+		if !o.keep || err != nil {
 			err = errors.Join(err, w.Remove())
 		}
 	}()
-	s := &story{World: w, guest: paths[1], examples: paths[2], keep: keep}
-	for i, step := range s.steps() {
+	s := &story{World: w, guest: o.guest, examples: o.examples, keep: o.keep}
+	if err := play(ctx, s.steps(), out); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "\n== All steps succeeded in %v\n", time.Since(begin).Round(time.Second))
+	if o.keep {
+		w.Explain()
+	}
+	return nil
+}
+
+// play runs steps, one after the other.
+func play(ctx context.Context, steps []step, out io.Writer) error {
+	for i, step := range steps {
 		fmt.Fprintf(out, "\n== %d. %s\n", i, step.title)
 		if err := step.run(ctx); err != nil {
 			return fmt.Errorf("step %d (%s) failed: %w", i, step.title, err)
 		}
-	}
-	fmt.Fprintf(out, "\n== All steps succeeded in %v\n", time.Since(begin).Round(time.Second))
-	if keep {
-		w.Explain()
 	}
 	return nil
 }

@@ -134,7 +134,7 @@ func (s *story) endpoints(ctx context.Context, n int) error {
 	defer cancel()
 	return s.Until(ctx, fmt.Sprintf("%s has %d endpoints of each family", service, n), func() error {
 		out, err := s.Quiet(ctx, "kubectl", "get", "endpointslices", "-n", namespace, "-l", "kubernetes.io/service-name="+service,
-			"-o", `jsonpath={range .items[*].endpoints[?(@.conditions.ready==true)]}{.addresses[0]}{"\n"}{end}`)
+			"-o", `go-template={{range .items}}{{range .endpoints}}{{if .conditions.ready}}{{index .addresses 0}} {{end}}{{end}}{{end}}`)
 		if err != nil {
 			return err
 		}
@@ -274,8 +274,12 @@ func (s *story) stopOne(ctx context.Context) error {
 	if _, err := s.kubectl(ctx, "wait", "--for=delete", "vmi/"+asker, "--timeout=60s"); err != nil {
 		return err
 	}
+	return s.wait(ctx, afterStop)
+}
+
+func (s *story) wait(ctx context.Context, d time.Duration) error {
 	select {
-	case <-time.After(afterStop):
+	case <-time.After(d):
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()

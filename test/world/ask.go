@@ -6,7 +6,9 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -30,6 +32,47 @@ func askMany(ctx context.Context, n int, url string) Tally {
 			continue
 		}
 		t.Answers[answer]++
+	}
+	return t
+}
+
+// streamTimeout is below a second, when a client's kernel tries again to connect (RFC
+// 6298): what was answered by that was not answered at once.
+const streamTimeout = 900 * time.Millisecond
+
+// askEach begins a request each so often until ctx ends.
+func askEach(ctx context.Context, each time.Duration, url string) Tally {
+	t := Tally{Answers: map[string]int{}}
+	client := &http.Client{Timeout: streamTimeout, Transport: &http.Transport{DisableKeepAlives: true}}
+	var mu sync.Mutex // guards t and the following
+	var answered []time.Time
+	var group sync.WaitGroup
+	tick := time.NewTicker(each)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+			continue
+		case <-tick.C:
+		}
+		group.Go(func() {
+			begin := time.Now()
+			// Not ctx: a request that has begun is to be answered.
+			answer, err := get(context.WithoutCancel(ctx), client, url)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				t.Failures++
+				return
+			}
+			t.Answers[answer]++
+			answered = append(answered, begin)
+		})
+	}
+	group.Wait()
+	slices.SortFunc(answered, time.Time.Compare)
+	for i := 1; i < len(answered); i++ {
+		t.Gap = max(t.Gap, answered[i].Sub(answered[i-1]))
 	}
 	return t
 }

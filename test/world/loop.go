@@ -7,12 +7,38 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
+	"time"
 )
 
 // Loop makes requests in a network namespace on and on; end stops that, and gives
 // what came of them.
 func (w *World) Loop(ctx context.Context, netns, url string) (end func() (Tally, error), err error) {
-	loop := w.In(ctx, netns, w.Self, "ask", "until-eof", url)
+	return w.loop(w.In(ctx, netns, w.Self, "ask", "until-eof", url))
+}
+
+// Stream begins a request each so often, whatever became of those before; end stops that.
+// The tally has the longest time without an answer.
+func (w *World) Stream(ctx context.Context, netns string, each time.Duration, url string) (end func() (Tally, error), err error) {
+	return w.loop(w.In(ctx, netns, w.Self, "ask", "each", each.String(), url))
+}
+
+// Serve answers HTTP with a name in the node's namespace, until end is called.
+func (w *World) Serve(ctx context.Context, name, address string) (end func() error, err error) {
+	server := w.In(ctx, w.Node, w.Self, "ask", "serve", name, address)
+	in, err := server.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := server.Start(); err != nil {
+		return nil, fmt.Errorf("serve on %s: %w", w.Node, err)
+	}
+	return func() error {
+		in.Close() //nolint:errcheck // that ends it
+		return server.Wait()
+	}, nil
+}
+
+func (w *World) loop(loop *exec.Cmd) (end func() (Tally, error), err error) {
 	in, err := loop.StdinPipe()
 	if err != nil {
 		return nil, err

@@ -28,7 +28,9 @@ const stopTimeout = 20 * time.Second
 type World struct {
 	portico, Self string
 	dir           string
-	Node, Client  string // network namespaces
+	name          string   // of the node
+	command       []string // what Launch runs
+	Node, Client  string   // network namespaces
 	server        *exec.Cmd
 	ended         chan error
 	Out           io.Writer
@@ -42,7 +44,7 @@ func New(name, portico, self string, out io.Writer) (_ *World, err error) {
 		return nil, fmt.Errorf("make a folder: %w", err)
 	}
 	id := fmt.Sprint(os.Getpid())
-	w := &World{portico: portico, Self: self, dir: dir, Node: "portico-" + name + "-" + id, Client: "portico-" + name + "-client-" + id, Out: out}
+	w := &World{portico: portico, Self: self, dir: dir, name: "demo", command: []string{"up"}, Node: "portico-" + name + "-" + id, Client: "portico-" + name + "-client-" + id, Out: out}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, w.Remove())
@@ -69,16 +71,28 @@ func (w *World) wire() error {
 		"ip -n " + w.Node + " route add default via " + ClientIPv4,
 		"ip -n " + w.Node + " -6 route add default via " + ClientIPv6,
 	} {
-		args := strings.Fields(c)
-		if raw, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
-			return fmt.Errorf("%s: %w: %s", c, err, bytes.TrimSpace(raw))
+		if err := command(c); err != nil {
+			return err
 		}
 	}
-	for _, name := range []string{"bridge-nf-call-iptables", "bridge-nf-call-ip6tables"} {
-		// Absent where the kernel has no bridge netfilter: then it is off.
-		_ = w.In(context.Background(), w.Node, "sh", "-c", "echo 0 > /proc/sys/net/bridge/"+name+" 2>/dev/null").Run()
+	w.forgetBridgeNetfilter(w.Node)
+	return nil
+}
+
+// command runs a command of words without spaces.
+func command(c string) error {
+	args := strings.Fields(c)
+	if raw, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w: %s", c, err, bytes.TrimSpace(raw))
 	}
 	return nil
+}
+
+func (w *World) forgetBridgeNetfilter(netns string) {
+	for _, name := range []string{"bridge-nf-call-iptables", "bridge-nf-call-ip6tables"} {
+		// Absent where the kernel has no bridge netfilter: then it is off.
+		_ = w.In(context.Background(), netns, "sh", "-c", "echo 0 > /proc/sys/net/bridge/"+name+" 2>/dev/null").Run()
+	}
 }
 
 // In prepares a command inside a network namespace. Not by `ip netns exec`, which
@@ -122,7 +136,7 @@ func indent(s string) string {
 	return "  " + strings.ReplaceAll(s, "\n", "\n  ") + "\n"
 }
 
-// Start runs `portico up` and waits until it serves.
+// Start runs Portico and waits until it serves.
 func (w *World) Start(ctx context.Context) error {
 	if err := w.Launch(); err != nil {
 		return err
@@ -130,14 +144,14 @@ func (w *World) Start(ctx context.Context) error {
 	return w.Ready(ctx)
 }
 
-// Launch runs `portico up` and waits for nothing.
+// Launch runs Portico and waits for nothing.
 func (w *World) Launch() error {
 	log, err := os.OpenFile(w.log(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
 	defer log.Close()
-	w.server = w.In(context.Background(), w.Node, w.portico, "up", "--data-dir", w.Data(), "--node-name", "demo")
+	w.server = w.In(context.Background(), w.Node, append([]string{w.portico}, append(w.command, "--data-dir", w.Data(), "--node-name", w.name)...)...)
 	w.server.Stdout, w.server.Stderr = log, log
 	if err := w.server.Start(); err != nil {
 		return fmt.Errorf("start portico: %w", err)
@@ -170,7 +184,7 @@ func (w *World) Ready(ctx context.Context) error {
 		if _, err := os.Stat(w.Kubeconfig()); err != nil {
 			return err
 		}
-		out, err := w.Quiet(ctx, "kubectl", "get", "node", "demo", "-o", `jsonpath={.status.conditions[?(@.type=="Ready")].status}`)
+		out, err := w.Quiet(ctx, "kubectl", "get", "node", w.name, "-o", `jsonpath={.status.conditions[?(@.type=="Ready")].status}`)
 		if err == nil && out != "True" {
 			err = fmt.Errorf("its condition Ready is %q", out)
 		}

@@ -1,4 +1,4 @@
-package main
+package network
 
 import (
 	"errors"
@@ -14,10 +14,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// host is a network namespace. It has no name and is held open by a file alone.
-type host struct {
+// Host is a network namespace. It has no name and is held open by a file alone.
+type Host struct {
 	ns    netns.NsHandle
-	links *netlink.Handle
+	Links *netlink.Handle
 }
 
 // onThread runs f on a thread of its own that ends with it, so that no namespace and no
@@ -31,10 +31,10 @@ func onThread(f func() error) error {
 	return <-done
 }
 
-// newHost makes one with nothing but a loopback link. Hooks on bridges and filters of
+// NewHost makes one with nothing but a loopback link. Hooks on bridges and filters of
 // reverse paths are off: neither belongs to any contender.
-func newHost(sysctls map[string]string) (_ *host, err error) {
-	h := &host{ns: -1}
+func NewHost(sysctls map[string]string) (_ *Host, err error) {
+	h := &Host{ns: -1}
 	err = onThread(func() (err error) {
 		if err = unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("make a network namespace: %w", err)
@@ -45,17 +45,17 @@ func newHost(sysctls map[string]string) (_ *host, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if h.links, err = netlink.NewHandleAt(h.ns); err != nil {
+	if h.Links, err = netlink.NewHandleAt(h.ns); err != nil {
 		return nil, errors.Join(fmt.Errorf("open a network namespace: %w", err), h.ns.Close())
 	}
 	if err := h.prepare(sysctls); err != nil {
-		h.close()
+		h.Close()
 		return nil, err
 	}
 	return h, nil
 }
 
-func (h *host) prepare(sysctls map[string]string) error {
+func (h *Host) prepare(sysctls map[string]string) error {
 	for _, s := range []string{"bridge/bridge-nf-call-iptables", "bridge/bridge-nf-call-ip6tables"} {
 		// Absent where the kernel has no bridge netfilter: then it is off.
 		if err := h.sysctl(s, "0"); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -72,17 +72,17 @@ func (h *host) prepare(sysctls map[string]string) error {
 			return err
 		}
 	}
-	return up(h.links, "lo")
+	return Up(h.Links, "lo")
 }
 
-func (h *host) close() {
-	h.links.Close()
+func (h *Host) Close() {
+	h.Links.Close()
 	_ = h.ns.Close() // the kernel removes the namespace with the last that is in it
 }
 
-// do runs f in the namespace. Sockets that it opens belong there for good; goroutines
+// Do runs f in the namespace. Sockets that it opens belong there for good; goroutines
 // that it starts don't.
-func (h *host) do(f func() error) error {
+func (h *Host) Do(f func() error) error {
 	return onThread(func() error {
 		if err := unix.Setns(int(h.ns), unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("enter a network namespace: %w", err)
@@ -91,17 +91,18 @@ func (h *host) do(f func() error) error {
 	})
 }
 
-// enter begins a command line that runs in the namespace. Not `ip netns exec`, which
+// Enter begins a command line that runs in the namespace. Not `ip netns exec`, which
 // mounts another /sys.
-func (h *host) enter() []string {
+func (h *Host) Enter() []string {
 	return []string{"nsenter", fmt.Sprintf("--net=/proc/%d/fd/%d", os.Getpid(), int(h.ns)), "--"}
 }
 
-func (h *host) sysctl(key, value string) error {
-	return h.do(func() error { return os.WriteFile("/proc/sys/net/"+key, []byte(value), 0o644) })
+func (h *Host) sysctl(key, value string) error {
+	return h.Do(func() error { return os.WriteFile("/proc/sys/net/"+key, []byte(value), 0o644) })
 }
 
-func up(links *netlink.Handle, name string) error {
+// Up brings a link up.
+func Up(links *netlink.Handle, name string) error {
 	l, err := links.LinkByName(name)
 	if err != nil {
 		return fmt.Errorf("find the link %s: %w", name, err)
@@ -112,34 +113,38 @@ func up(links *netlink.Handle, name string) error {
 	return nil
 }
 
-// wire connects two namespaces by a veth pair, each end with its address.
-func wire(a *netlink.Handle, aName string, aAddr netip.Prefix, b *host, bName string, bAddr netip.Prefix) error {
+// Wire connects two namespaces by a veth pair, each end with its address; a switch's port
+// has none.
+func Wire(a *netlink.Handle, aName string, aAddr netip.Prefix, b *Host, bName string, bAddr netip.Prefix) error {
 	v := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: bName, PeerNamespace: netlink.NsFd(b.ns)}
 	v.Name = aName
 	if err := a.LinkAdd(v); err != nil {
 		return fmt.Errorf("wire %s to %s: %w", aName, bName, err)
 	}
 	for _, end := range []struct {
-		links *netlink.Handle
+		Links *netlink.Handle
 		name  string
 		addr  netip.Prefix
-	}{{a, aName, aAddr}, {b.links, bName, bAddr}} {
-		if err := address(end.links, end.name, end.addr); err != nil {
-			return err
+	}{{a, aName, aAddr}, {b.Links, bName, bAddr}} {
+		if end.addr.IsValid() {
+			if err := Address(end.Links, end.name, end.addr); err != nil {
+				return err
+			}
 		}
-		if err := up(end.links, end.name); err != nil {
+		if err := Up(end.Links, end.name); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func address(links *netlink.Handle, name string, p netip.Prefix) error {
+// Address gives a link an address.
+func Address(links *netlink.Handle, name string, p netip.Prefix) error {
 	l, err := links.LinkByName(name)
 	if err != nil {
 		return fmt.Errorf("find the link %s: %w", name, err)
 	}
-	if err := links.AddrAdd(l, &netlink.Addr{IPNet: ipNet(p)}); err != nil {
+	if err := links.AddrAdd(l, &netlink.Addr{IPNet: IPNet(p)}); err != nil {
 		return fmt.Errorf("give %s the address %s: %w", name, p, err)
 	}
 	return nil
@@ -149,14 +154,14 @@ func address(links *netlink.Handle, name string, p netip.Prefix) error {
 // own: it refuses to start where others' lie in its ranges (internal/routes).
 const porticoRoutes = 112
 
-// route leads a prefix to a neighbour on a link; without one, to the link. The prefix
+// Route leads a prefix to a neighbour on a link; without one, to the link. The prefix
 // without bits is the default route.
-func route(links *netlink.Handle, to netip.Prefix, name string, via netip.Addr) error {
+func Route(links *netlink.Handle, to netip.Prefix, name string, via netip.Addr) error {
 	l, err := links.LinkByName(name)
 	if err != nil {
 		return fmt.Errorf("find the link %s: %w", name, err)
 	}
-	r := &netlink.Route{LinkIndex: l.Attrs().Index, Dst: ipNet(to), Protocol: porticoRoutes, Scope: netlink.SCOPE_LINK}
+	r := &netlink.Route{LinkIndex: l.Attrs().Index, Dst: IPNet(to), Protocol: porticoRoutes, Scope: netlink.SCOPE_LINK}
 	if via.IsValid() {
 		r.Gw, r.Scope, r.Flags = via.AsSlice(), netlink.SCOPE_UNIVERSE, int(netlink.FLAG_ONLINK)
 	}
@@ -166,6 +171,7 @@ func route(links *netlink.Handle, to netip.Prefix, name string, via netip.Addr) 
 	return nil
 }
 
-func ipNet(p netip.Prefix) *net.IPNet {
+// IPNet is a prefix as netlink wants it.
+func IPNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
