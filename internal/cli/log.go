@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"context"
+	"errors"
 	"log/slog"
 	"os"
 	"strings"
@@ -59,7 +60,21 @@ func expected(text string) bool {
 	return strings.HasPrefix(text, "Skipping API apiextensions.k8s.io/v1beta1 ")
 }
 
-// atLeast drops records below a level.
+// unread tells of watch events that a client of this process no longer reads: it has ended
+// its watch, as all do when the process stops.
+func unread(r slog.Record) bool {
+	gone := false
+	if r.Message == "Failed to encode watch event" {
+		r.Attrs(func(a slog.Attr) bool {
+			err, ok := a.Value.Any().(error)
+			gone = gone || ok && errors.Is(err, context.Canceled)
+			return !gone
+		})
+	}
+	return gone
+}
+
+// atLeast drops records below a level, and those that say nothing.
 type atLeast struct {
 	level slog.Level
 	slog.Handler
@@ -67,6 +82,14 @@ type atLeast struct {
 
 func (h atLeast) Enabled(ctx context.Context, level slog.Level) bool {
 	return level >= h.level && h.Handler.Enabled(ctx, level)
+}
+
+// Handle implements slog.Handler.
+func (h atLeast) Handle(ctx context.Context, r slog.Record) error {
+	if unread(r) {
+		return nil
+	}
+	return h.Handler.Handle(ctx, r)
 }
 
 func (h atLeast) WithAttrs(attrs []slog.Attr) slog.Handler {

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"log/slog"
 	"strings"
@@ -26,6 +27,8 @@ func TestKlog(t *testing.T) {
 		{"error", func() { klog.Errorf("lost\n") }, "level=ERROR msg=lost part=kubernetes"},
 		{"structured error", func() { klog.ErrorS(errors.New("gone"), "lost", "what", "it") }, `level=ERROR msg=lost part=kubernetes err=gone what=it`},
 		{"expected", func() { klog.Warning("Skipping API apiextensions.k8s.io/v1beta1 because it has no resources.") }, ""},
+		{"unread", func() { klog.ErrorS(context.Canceled, "Failed to encode watch event") }, ""},
+		{"not encoded", func() { klog.ErrorS(errors.New("bad"), "Failed to encode watch event") }, "level=ERROR"},
 		{"contextual", func() { klog.Background().Info("started") }, ""},
 		{"with values", func() { klog.Background().WithName("x").WithValues("k", "v").Error(nil, "lost") }, "level=ERROR msg=lost part=kubernetes"},
 	} {
