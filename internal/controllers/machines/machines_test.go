@@ -305,8 +305,8 @@ func TestForeignInstance(t *testing.T) {
 	}
 }
 
-// A pod that is lost, or a guest that ends, ends the instance; Always starts
-// another, after its back-off.
+// A pod that is lost ends the instance. Always starts another at once: what was taken away
+// has not crashed.
 func TestLostPod(t *testing.T) {
 	w := newWorld(t)
 	c := w.newController()
@@ -316,15 +316,13 @@ func TestLostPod(t *testing.T) {
 		first := w.instance("web").UID
 		w.must(w.tracker.Delete(corev1.SchemeGroupVersion.WithResource("pods"), ns, w.listPods()[0].Name))
 		w.settle(c)
-		w.clock.Step(10 * time.Second)
-		w.settle(c)
 		w.want(runs...)
 		if w.instance("web").UID == first {
 			t.Error("the instance outlived its pod")
 		}
 	}
-	if f := w.machine("web").Status.StartFailure; f == nil || f.ConsecutiveFailCount != 2 {
-		t.Errorf("failures %v", f)
+	if f := w.machine("web").Status.StartFailure; f != nil {
+		t.Errorf("failures %v of a machine whose pods were taken away", f)
 	}
 }
 
