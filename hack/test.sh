@@ -20,8 +20,9 @@ echo "==> packages, with the race detector"
 CGO_ENABLED=1 go test -race -timeout 10m ./cmd/... ./internal/...
 echo "==> suites"
 go test -p 1 -timeout 10m ./test/...
-PORTICO_TEST_DATAPLANE=userspace go test -timeout 10m ./test/dataplane
-PORTICO_TEST_DATAPLANE=iptables PORTICO_TEST_IPTABLES=nft go test -timeout 10m ./test/dataplane
-PORTICO_TEST_DATAPLANE=iptables PORTICO_TEST_IPTABLES=legacy go test -timeout 5m -run 'TestPaths|TestAffinity$|TestGoneBackend|TestUDPFlows|TestRefuse|TestSourceRanges' ./test/dataplane
+# The cache of results does not see these variables.
+PORTICO_TEST_DATAPLANE=userspace go test -count=1 -timeout 10m ./test/dataplane
+PORTICO_TEST_DATAPLANE=iptables PORTICO_TEST_IPTABLES=nft go test -count=1 -timeout 10m ./test/dataplane
+PORTICO_TEST_DATAPLANE=iptables PORTICO_TEST_IPTABLES=legacy go test -count=1 -timeout 5m -run 'TestPaths|TestAffinity$|TestGoneBackend|TestUDPFlows|TestRefuse|TestSourceRanges' ./test/dataplane
 echo "==> the benchmarks' programs run"
 (cd bench && PORTICO=$PWD/../bin/portico go test -timeout 5m ./...)

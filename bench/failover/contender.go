@@ -76,7 +76,14 @@ func (o ours) ready(s *stage) error {
 		if err != nil {
 			return err
 		}
-		err = errors.Join(c.SetReadDeadline(time.Now().Add(time.Second)), json.NewDecoder(c).Decode(&report), c.Close())
+		err = c.SetDeadline(time.Now().Add(time.Second))
+		if err == nil {
+			_, err = fmt.Fprintln(c, "layer2") // as `portico announce` asks
+		}
+		if err == nil {
+			err = json.NewDecoder(c).Decode(&report)
+		}
+		err = errors.Join(err, c.Close())
 		if err != nil {
 			return fmt.Errorf("ask the agent of node %s: %w", n.name, err)
 		}
