@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/http"
 	"os"
 	"strings"
 
@@ -60,18 +61,34 @@ func expected(text string) bool {
 	return strings.HasPrefix(text, "Skipping API apiextensions.k8s.io/v1beta1 ")
 }
 
-// unread tells of watch events that a client of this process no longer reads: it has ended
-// its watch, as all do when the process stops.
-func unread(r slog.Record) bool {
-	gone := false
-	if r.Message == "Failed to encode watch event" {
-		r.Attrs(func(a slog.Attr) bool {
-			err, ok := a.Value.Any().(error)
-			gone = gone || ok && errors.Is(err, context.Canceled)
-			return !gone
-		})
+// unheard tells of answers that nobody waits for any longer: the client has left, as those
+// of this process all do when it stops, or its time is over and it was told so. The
+// library calls each an error of the server.
+func unheard(r slog.Record) bool {
+	switch r.Message {
+	case "Post-timeout activity":
+		return true
+	case "Unhandled Error", "Failed to encode watch event":
+	default:
+		return false
 	}
+	gone := false
+	r.Attrs(func(a slog.Attr) bool {
+		err, ok := a.Value.Any().(error)
+		gone = ok && leftAlone(err)
+		return !gone
+	})
 	return gone
+}
+
+// leftAlone goes by the text too, since the library doesn't wrap what it got.
+func leftAlone(err error) bool {
+	for _, cause := range []error{context.Canceled, http.ErrHandlerTimeout} {
+		if errors.Is(err, cause) || strings.HasSuffix(err.Error(), ": "+cause.Error()) {
+			return true
+		}
+	}
+	return false
 }
 
 // atLeast drops records below a level, and those that say nothing.
@@ -86,7 +103,7 @@ func (h atLeast) Enabled(ctx context.Context, level slog.Level) bool {
 
 // Handle implements slog.Handler.
 func (h atLeast) Handle(ctx context.Context, r slog.Record) error {
-	if unread(r) {
+	if unheard(r) {
 		return nil
 	}
 	return h.Handler.Handle(ctx, r)

@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"net/http"
 	"strings"
 	"testing"
 
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/klog/v2"
 )
 
@@ -28,6 +31,16 @@ func TestKlog(t *testing.T) {
 		{"structured error", func() { klog.ErrorS(errors.New("gone"), "lost", "what", "it") }, `level=ERROR msg=lost part=kubernetes err=gone what=it`},
 		{"expected", func() { klog.Warning("Skipping API apiextensions.k8s.io/v1beta1 because it has no resources.") }, ""},
 		{"unread", func() { klog.ErrorS(context.Canceled, "Failed to encode watch event") }, ""},
+		{"client has left", func() {
+			utilruntime.HandleError(fmt.Errorf("apiserver received an error that is not an metav1.Status: %#+v: %v", context.Canceled, context.Canceled))
+		}, ""},
+		{"time is over", func() {
+			utilruntime.HandleError(fmt.Errorf("apiserver was unable to write a application/json response: %w", http.ErrHandlerTimeout))
+		}, ""},
+		{"after the time", func() {
+			utilruntime.HandleErrorWithContext(context.Background(), nil, "Post-timeout activity", "result", nil)
+		}, ""},
+		{"unhandled", func() { utilruntime.HandleError(errors.New("bad")) }, `level=ERROR msg="Unhandled Error" part=kubernetes`},
 		{"not encoded", func() { klog.ErrorS(errors.New("bad"), "Failed to encode watch event") }, "level=ERROR"},
 		{"contextual", func() { klog.Background().Info("started") }, ""},
 		{"with values", func() { klog.Background().WithName("x").WithValues("k", "v").Error(nil, "lost") }, "level=ERROR msg=lost part=kubernetes"},
