@@ -57,7 +57,7 @@ func resolveWith(r *admissionchain.Resolver, s storages) error {
 // which would cost memory for each, and lists and watches of them are few.
 func uncached(gr schema.GroupResource) bool {
 	switch gr.Group {
-	case "admissionregistration.k8s.io", "apps", "batch", "certificates.k8s.io", "node.k8s.io", "policy", "resource.k8s.io",
+	case "admissionregistration.k8s.io", "apps", "autoscaling", "batch", "certificates.k8s.io", "node.k8s.io", "policy", "resource.k8s.io",
 		"scheduling.k8s.io", "storage.k8s.io":
 		return true
 	case "":

@@ -71,7 +71,7 @@ func (s *Server) assemble(ctx context.Context, rc registryConfig, check func(*ht
 	options := &etcd.Options{
 		Source: s.config.Store,
 		Codec: func(gr schema.GroupResource) runtime.Codec {
-			return storageCodec(scheme, codecs, schema.GroupVersion{Group: gr.Group, Version: "v1"})
+			return storageCodec(scheme, codecs, scheme.PrioritizedVersionsForGroup(gr.Group)[0])
 		},
 		Wraps: map[schema.GroupResource]etcd.Wrap{
 			{Resource: "services"}:                                      claims.Wrap(servicePolicy(rc.pools, rc.mirror), s.config.Logger),

@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
@@ -35,6 +36,9 @@ func addClusterDefaults(s *runtime.Scheme) {
 	setDefaults(s, defaultReplicationController, func(l *corev1.ReplicationControllerList) []corev1.ReplicationController { return l.Items })
 	setDefaults(s, func(j *batchv1.Job) { defaultJob(&j.Spec, &j.ObjectMeta) }, func(l *batchv1.JobList) []batchv1.Job { return l.Items })
 	setDefaults(s, defaultCronJob, func(l *batchv1.CronJobList) []batchv1.CronJob { return l.Items })
+	setDefaults(s, defaultAutoscaler, func(l *autoscalingv2.HorizontalPodAutoscalerList) []autoscalingv2.HorizontalPodAutoscaler {
+		return l.Items
+	})
 	setDefaults(s, defaultVolume, func(l *corev1.PersistentVolumeList) []corev1.PersistentVolume { return l.Items })
 	setDefaults(s, func(c *corev1.PersistentVolumeClaim) { defaultClaimSpec(&c.Spec) },
 		func(l *corev1.PersistentVolumeClaimList) []corev1.PersistentVolumeClaim { return l.Items })
@@ -116,6 +120,22 @@ func defaultReplicationController(r *corev1.ReplicationController) {
 	if len(r.Labels) == 0 {
 		r.Labels = r.Spec.Template.Labels
 	}
+}
+
+// defaultAutoscaler aims at 80 % of the requested processor time where nothing is said.
+func defaultAutoscaler(h *autoscalingv2.HorizontalPodAutoscaler) {
+	orElse(&h.Spec.MinReplicas, 1)
+	if len(h.Spec.Metrics) > 0 {
+		return
+	}
+	percent := int32(80)
+	h.Spec.Metrics = []autoscalingv2.MetricSpec{{
+		Type: autoscalingv2.ResourceMetricSourceType,
+		Resource: &autoscalingv2.ResourceMetricSource{
+			Name:   corev1.ResourceCPU,
+			Target: autoscalingv2.MetricTarget{Type: autoscalingv2.UtilizationMetricType, AverageUtilization: &percent},
+		},
+	}}
 }
 
 func defaultJob(spec *batchv1.JobSpec, m *metav1.ObjectMeta) {

@@ -5,6 +5,7 @@ import (
 	"strconv"
 
 	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/validation"
@@ -38,6 +39,7 @@ func workloadBuilds() []buildFunc {
 		plain(stored[appsv1.ControllerRevision, appsv1.ControllerRevisionList](apps, "controllerrevisions", "controllerrevision", inNamespace)),
 		plain(jobKind()),
 		plain(cronJobKind()),
+		plain(autoscalerKind()),
 	}
 }
 
@@ -173,6 +175,39 @@ func cronJobKind() kind[*batchv1.CronJob] {
 			column("Last Schedule", "When it ran last."))
 	k.all = true
 	return k
+}
+
+func autoscalerKind() kind[*autoscalingv2.HorizontalPodAutoscaler] {
+	k := stored[autoscalingv2.HorizontalPodAutoscaler, autoscalingv2.HorizontalPodAutoscalerList](
+		autoscalingv2.SchemeGroupVersion, "horizontalpodautoscalers", "horizontalpodautoscaler", inNamespace, "hpa").
+		checked(validateAutoscaler).
+		warned(unserved("HorizontalPodAutoscalers", workloadController)).
+		printed(func(h *autoscalingv2.HorizontalPodAutoscaler) []any {
+			target := h.Spec.ScaleTargetRef
+			return []any{target.Kind + "/" + target.Name, count(number(h.Spec.MinReplicas)), count(h.Spec.MaxReplicas), count(h.Status.CurrentReplicas)}
+		}, column("Reference", "What is scaled."), column("MinPods", "The fewest pods."), column("MaxPods", "The most."), column("Replicas", "How many there are."))
+	k.all = true
+	return k
+}
+
+func validateAutoscaler(h *autoscalingv2.HorizontalPodAutoscaler) field.ErrorList {
+	var errs field.ErrorList
+	spec, least := field.NewPath("spec"), number(h.Spec.MinReplicas)
+	for name, value := range map[string]string{"kind": h.Spec.ScaleTargetRef.Kind, "name": h.Spec.ScaleTargetRef.Name} {
+		if value == "" {
+			errs = append(errs, field.Required(spec.Child("scaleTargetRef", name), ""))
+		}
+	}
+	if least < 0 {
+		errs = append(errs, field.Invalid(spec.Child("minReplicas"), least, "must be greater than or equal to 0"))
+	}
+	if h.Spec.MaxReplicas < 1 {
+		errs = append(errs, field.Invalid(spec.Child("maxReplicas"), h.Spec.MaxReplicas, "must be greater than 0"))
+	}
+	if h.Spec.MaxReplicas < least {
+		errs = append(errs, field.Invalid(spec.Child("maxReplicas"), h.Spec.MaxReplicas, "must be greater than or equal to `minReplicas`"))
+	}
+	return errs
 }
 
 // validateWorkload checks what controllers of pods trust: that a selector selects

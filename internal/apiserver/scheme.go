@@ -6,6 +6,7 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	batchv1 "k8s.io/api/batch/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -44,7 +45,7 @@ func newScheme() *runtime.Scheme {
 		corev1.AddToScheme, discoveryv1.AddToScheme, coordinationv1.AddToScheme,
 		networkingv1.AddToScheme, eventsv1.AddToScheme, kubevirtv1.AddToScheme,
 		rbacv1.AddToScheme, authenticationv1.AddToScheme, authorizationv1.AddToScheme,
-		admissionv1.AddToScheme, appsv1.AddToScheme, autoscalingv1.AddToScheme, batchv1.AddToScheme, certificatesv1.AddToScheme,
+		admissionv1.AddToScheme, appsv1.AddToScheme, addScale, autoscalingv2.AddToScheme, batchv1.AddToScheme, certificatesv1.AddToScheme,
 		nodev1.AddToScheme, policyv1.AddToScheme, resourcev1.AddToScheme, schedulingv1.AddToScheme, storagev1.AddToScheme,
 	} {
 		utilruntime.Must(add(s))
@@ -72,6 +73,14 @@ func newScheme() *runtime.Scheme {
 	return s
 }
 
+// addScale adds all that is served of autoscaling/v1: Scale, a form of other groups'
+// objects. The group's own are v2's.
+func addScale(s *runtime.Scheme) error {
+	s.AddKnownTypes(autoscalingv1.SchemeGroupVersion, &autoscalingv1.Scale{})
+	metav1.AddToGroupVersion(s, autoscalingv1.SchemeGroupVersion)
+	return nil
+}
+
 var servedVersions = []schema.GroupVersion{
 	corev1.SchemeGroupVersion,
 	discoveryv1.SchemeGroupVersion,
@@ -83,7 +92,8 @@ var servedVersions = []schema.GroupVersion{
 	authorizationv1.SchemeGroupVersion,
 	admissionv1.SchemeGroupVersion,
 	appsv1.SchemeGroupVersion,
-	autoscalingv1.SchemeGroupVersion, // only its Scale, a form of other groups' objects
+	autoscalingv1.SchemeGroupVersion,
+	autoscalingv2.SchemeGroupVersion,
 	batchv1.SchemeGroupVersion,
 	certificatesv1.SchemeGroupVersion,
 	nodev1.SchemeGroupVersion,

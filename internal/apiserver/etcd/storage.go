@@ -97,7 +97,7 @@ func (o *Options) Folder(resource schema.GroupResource) string {
 // isUpstreamGroup lists the built-in groups, whose resources lie at the root.
 var isUpstreamGroup = map[string]bool{
 	"discovery.k8s.io": true, "coordination.k8s.io": true, "networking.k8s.io": true, "events.k8s.io": true,
-	"rbac.authorization.k8s.io": true, "admissionregistration.k8s.io": true, "apps": true, "batch": true, "certificates.k8s.io": true,
+	"rbac.authorization.k8s.io": true, "admissionregistration.k8s.io": true, "apps": true, "autoscaling": true, "batch": true, "certificates.k8s.io": true,
 	"node.k8s.io": true, "policy": true, "resource.k8s.io": true, "scheduling.k8s.io": true, "storage.k8s.io": true,
 }
 
