@@ -36,6 +36,7 @@ import (
 	"portico.dev/portico/internal/apiserver/etcd"
 	"portico.dev/portico/internal/apiserver/noderestriction"
 	"portico.dev/portico/internal/apiserver/ownership"
+	"portico.dev/portico/internal/apiserver/signers"
 )
 
 // kubernetesVersion is the version of the API that is served: that of the k8s.io
@@ -96,6 +97,7 @@ func (s *Server) assemble(ctx context.Context, rc registryConfig, check func(*ht
 		return err
 	}
 	config.RESTOptionsGetter, s.held, s.gets.newest = options, options.Held, options.Newest
+	s.watches.gets, s.watches.ctx = &s.gets, ctx
 	kube, err := clientset.NewForConfig(s.loopback)
 	if err != nil {
 		return fmt.Errorf("make the API server's own client: %w", err)
@@ -107,7 +109,7 @@ func (s *Server) assemble(ctx context.Context, rc registryConfig, check func(*ht
 	}
 	rc.resolver = &admissionchain.Resolver{}
 	rc.owners = &ownership.Plugin{Decides: sec.decides}
-	if err := s.useAdmission(ctx, config, kube, rc, lifecycle, noderestriction.New(clock.RealClock{}), rc.owners); err != nil {
+	if err := s.useAdmission(ctx, config, kube, rc, lifecycle, noderestriction.New(clock.RealClock{}), &signers.Plugin{Decides: sec.decides}, rc.owners); err != nil {
 		return err
 	}
 	followed, err := sec.rules.Follow(config.SharedInformerFactory)
@@ -174,7 +176,7 @@ func (s *Server) genericConfig(scheme *runtime.Scheme, codecs serializer.CodecFa
 	config.BuildHandlerChainFunc = func(handler http.Handler, c *genericapiserver.Config) http.Handler {
 		handler = admissionchain.WithRefunds(handler, s.config.Logger)
 		handler = withGroups(handler, c.AggregatedDiscoveryGroupManager, c.DiscoveryAddresses, c.Serializer)
-		handler = genericapiserver.DefaultBuildHandlerChain(limits.limit(withWritesCounted(withBundledWatches(withLocalProfiles(withWarnings(handler, maxBodyBytes)), s.config.Audit != nil), &s.writes), c.LongRunningFunc), c)
+		handler = genericapiserver.DefaultBuildHandlerChain(limits.limit(withWritesCounted(withBundledWatches(s.watches.before(withLocalProfiles(withWarnings(handler, maxBodyBytes))), s.config.Audit != nil), &s.writes), c.LongRunningFunc), c)
 		return s.gets.before(keepBareWriter(handler), c)
 	}
 	if s.config.Audit != nil {

@@ -45,9 +45,9 @@ func newAuthenticator(ca *x509.CertPool, tokens authenticator.Token) authenticat
 }
 
 // newAuthorizer lets system:masters do everything, whatever the stored roles say, and
-// others what RBAC gives them. The open paths need no roles, for they are asked for
+// others what RBAC gives them, but nodes what nodes denies. The open paths need no roles, for they are asked for
 // before any exist.
-func newAuthorizer(rules authorizer.Authorizer) (authorizer.Authorizer, error) {
+func newAuthorizer(rules, nodes authorizer.Authorizer) (authorizer.Authorizer, error) {
 	open, err := path.NewAuthorizer(openPaths)
 	if err != nil {
 		return nil, fmt.Errorf("make the authorizer of open paths: %w", err)
@@ -55,6 +55,7 @@ func newAuthorizer(rules authorizer.Authorizer) (authorizer.Authorizer, error) {
 	return authorizerunion.New(
 		authorizerunion.NamedAuthorizer{AuthorizerName: "paths", Authorizer: open},
 		authorizerunion.NamedAuthorizer{AuthorizerName: "privileged", Authorizer: authorizerfactory.NewPrivilegedGroups(user.SystemPrivilegedGroup)},
+		authorizerunion.NamedAuthorizer{AuthorizerName: "nodes", Authorizer: nodes},
 		authorizerunion.NamedAuthorizer{AuthorizerName: "rbac", Authorizer: rules},
 	)
 }

@@ -22,6 +22,11 @@ const keepAlive = 3 * time.Minute
 // which HTTP/2 makes one for each 4 KB.
 const mostWaiting = 64 << 10
 
+// expectPatience is how long what is written may wait for watches that were woken to write.
+// They are there in a tenth of it, unless processors are busy. Of one that can't write,
+// the others wait for one event only.
+const expectPatience = time.Millisecond
+
 // drainPatience is how long a client may take to receive what waits when its connection
 // ends.
 const drainPatience = time.Second
@@ -52,31 +57,69 @@ func (l bundling) Accept() (net.Conn, error) {
 }
 
 func (l bundling) wrap(conn net.Conn) *bundledConn {
-	c := &bundledConn{Conn: conn, buffers: l.buffers}
+	c := &bundledConn{Conn: conn, buffers: l.buffers, party: 1}
 	c.changed = sync.NewCond(&c.mu)
 	return c
 }
 
-// bundledConn is a connection that knows how many watches it carries. Where there are
-// several, what is written waits for a goroutine that writes all of it at once. That one
-// first lets those run that are ready to, which are the other watches. No time is waited
-// for, and nothing is held back when nobody else is ready.
+// bundledConn is a connection that knows how many watches it carries. Where several are
+// known to write soon, what is written waits for the last of them, and a short time at most.
+// Where there are several of which nobody knows, it waits for a goroutine that first lets
+// those run that are ready to. All that waits is written at once.
 type bundledConn struct {
 	net.Conn
 	watches atomic.Int32
 	buffers *sync.Pool
 
-	mu      sync.Mutex // guards the following
-	changed *sync.Cond // there is room, or writing has ended
-	waiting *bytes.Buffer
-	writing bool  // a goroutine is at it
-	broken  error // of a write that was acknowledged before it was done
+	mu       sync.Mutex // guards the following
+	changed  *sync.Cond // there is room, or writing has ended
+	waiting  *bytes.Buffer
+	writing  bool        // somebody is at it, or a goroutine soon will be
+	broken   error       // of a write that was acknowledged before it was done
+	expected int         // watches of this party that were woken to write
+	party    uint64      // never 0
+	late     *time.Timer // writes what waits for watches that don't come
+}
+
+// expect makes what is written wait until n more watches of a party have arrived.
+func (c *bundledConn) expect(n int) (party uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.expected += n
+	if c.late == nil {
+		c.late = time.AfterFunc(expectPatience, c.writeLate)
+	}
+	return c.party
+}
+
+// arrived tells that an expected watch has written, or won't. The last one writes what
+// waits.
+func (c *bundledConn) arrived(party uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if party != c.party {
+		return // too late
+	}
+	if c.expected--; c.expected == 0 {
+		c.late.Stop()
+		c.writeWaiting()
+	}
+}
+
+// writeLate ends a party of which some don't come: they have to wait themselves, for their
+// client to take what was sent before.
+func (c *bundledConn) writeLate() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.expected = 0
+	c.party++
+	c.writeWaiting()
 }
 
 // Write implements net.Conn.
 func (c *bundledConn) Write(p []byte) (int, error) {
 	c.mu.Lock()
-	if !c.writing && c.broken == nil && c.watches.Load() < 2 {
+	if !c.writing && c.broken == nil && c.waiting == nil && c.expected == 0 && c.watches.Load() < 2 {
 		c.mu.Unlock()
 		return c.Conn.Write(p) // TLS writes one after the other: none comes between
 	}
@@ -89,19 +132,33 @@ func (c *bundledConn) Write(p []byte) (int, error) {
 	}
 	if c.waiting == nil {
 		c.waiting = c.buffers.Get().(*bytes.Buffer)
+		if c.expected > 0 {
+			c.late.Reset(expectPatience)
+		}
 	}
 	c.waiting.Write(p)
-	if !c.writing {
+	if !c.writing && (c.expected == 0 || c.waiting.Len() >= mostWaiting) {
 		c.writing = true
-		go c.writeWaiting() // ends with what waits, or with the connection
+		go c.writeSoon() // ends with what waits, or with the connection
 	}
 	return len(p), nil
 }
 
-func (c *bundledConn) writeWaiting() {
+func (c *bundledConn) writeSoon() {
 	runtime.Gosched()
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.writing = false
+	c.writeWaiting()
+}
+
+// writeWaiting writes until nothing waits, unless somebody else does; mu is held, but not
+// meanwhile.
+func (c *bundledConn) writeWaiting() {
+	if c.writing {
+		return
+	}
+	c.writing = true
 	for c.waiting != nil && c.broken == nil {
 		out := c.waiting
 		c.waiting = nil
@@ -121,9 +178,10 @@ func (c *bundledConn) writeWaiting() {
 func (c *bundledConn) drain() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.writing {
+	if c.writing || c.waiting != nil {
 		_ = c.Conn.SetWriteDeadline(time.Now().Add(drainPatience)) // it only fails where the connection is gone
 	}
+	c.writeWaiting()
 	for c.writing {
 		c.changed.Wait()
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"sync"
 	"testing"
 	"time"
 
@@ -166,4 +167,76 @@ func TestBundledWritesWaitForTheirReader(t *testing.T) {
 		}
 	}
 	far.Close()
+}
+
+// What a party of watches writes goes out when all have arrived; who doesn't come isn't
+// waited for, and is missed by nobody later.
+func TestBundledWritesWaitForExpectedWatches(t *testing.T) {
+	c, far := pipeConn(t, 3)
+	read := make(chan string)
+	go func() {
+		defer close(read)
+		buf := make([]byte, 100)
+		for {
+			n, err := far.Read(buf)
+			if err != nil {
+				return
+			}
+			read <- string(buf[:n])
+		}
+	}()
+	write := func(s string) {
+		t.Helper()
+		if _, err := c.Write([]byte(s)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for n := range 10 {
+		party := c.expect(2)
+		write(fmt.Sprint("a", n, " "))
+		c.arrived(party)
+		write(fmt.Sprint("b", n))
+		var writer sync.WaitGroup
+		writer.Go(func() { c.arrived(party) }) // it writes, and a pipe has no room
+		// On a very busy machine the first may have been sent for the time it waited.
+		got := <-read
+		if want := fmt.Sprintf("a%d b%d", n, n); got != want && got+<-read != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+		writer.Wait()
+	}
+	party := c.expect(3)
+	write("two")
+	c.arrived(party)
+	c.arrived(party)
+	if got := <-read; got != "two" {
+		t.Errorf("got %q", got)
+	}
+	next := c.expect(1)
+	if next == party {
+		t.Error("the party goes on")
+	}
+	c.arrived(party) // the third, too late
+	if got := expectedBy(c); got != 1 {
+		t.Errorf("%d are expected", got)
+	}
+	write("one")
+	go c.arrived(next)
+	if got := <-read; got != "one" {
+		t.Errorf("got %q", got)
+	}
+	// What waits for somebody is sent before an end.
+	c.expect(1)
+	write("end")
+	ended := make(chan error)
+	go func() { ended <- c.SetWriteDeadline(time.Now()) }()
+	if got := <-read; got != "end" {
+		t.Errorf("got %q", got)
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	far.Close()
+	for range read {
+	}
 }

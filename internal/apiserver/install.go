@@ -212,6 +212,7 @@ func addMachines(s storages, scheme *runtime.Scheme, options generic.RESTOptions
 	if err != nil {
 		return err
 	}
+	rc.security.objects["VirtualMachineInstance"] = instances // nodes' rights ask whose one is
 	m := machines{vms: vms.Store, instances: instances.Store, status: status.store}
 	sub := subresourcesGroupVersion
 	s.put(sub, "virtualmachines", parentStorage{&kubevirtv1.VirtualMachine{}, kubevirtv1.VirtualMachineGroupVersionKind, "virtualmachine"})

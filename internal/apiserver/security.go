@@ -23,6 +23,7 @@ import (
 	clientset "k8s.io/client-go/kubernetes"
 
 	"portico.dev/portico/internal/apiserver/authz"
+	"portico.dev/portico/internal/apiserver/noderestriction"
 	"portico.dev/portico/internal/apiserver/reviews"
 	"portico.dev/portico/internal/apiserver/tokens"
 	"portico.dev/portico/internal/bootstrap"
@@ -35,7 +36,7 @@ type security struct {
 	issuer  *tokens.Issuer
 	// bootstrap knows hosts that are about to join.
 	bootstrap *bootstrap.Authenticator
-	// objects are what tokens name, by kind. The registries fill it; no token is seen
+	// objects are what tokens name and nodes' rights ask for, by kind. The registries fill it; no token is seen
 	// before they have, for the server doesn't answer yet.
 	objects map[string]rest.Getter
 }
@@ -50,7 +51,7 @@ func newSecurity(key *ecdsa.PrivateKey, clusterDomain string) (*security, error)
 		return nil, err
 	}
 	sec.bootstrap = &bootstrap.Authenticator{Secret: sec.systemSecret, Now: time.Now}
-	sec.decides, err = newAuthorizer(sec.rules)
+	sec.decides, err = newAuthorizer(sec.rules, &noderestriction.Reads{Lookup: sec.lookup})
 	return sec, err
 }
 

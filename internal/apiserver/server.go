@@ -63,6 +63,7 @@ type Server struct {
 	process  tokens.Process // of this process's parts that act as somebody
 	held     func(runtime.Object) runtime.Object
 	gets     plainGets
+	watches  plainWatches
 	writes   atomic.Uint64
 	stop     context.CancelFunc
 }
@@ -166,6 +167,7 @@ func (s *Server) Run(ctx context.Context) error {
 		s.stop()
 		s.mirror.Wait()
 		s.hooks.Wait()
+		s.watches.readers.Wait()
 	}()
 	prepared := s.generic.PrepareRun()
 	s.local.serve(s.generic.Handler)

@@ -34,6 +34,25 @@ var (
 	namespaces = schema.GroupVersionResource{Version: "v1", Resource: "namespaces"}
 )
 
+// Mark is the label by which a definition is ours.
+const Mark = managedBy + "=" + portico
+
+// Foreign names the definition of pools where it is there and somebody else's; "": it is
+// ours, or isn't there yet.
+func Foreign(ctx context.Context, client dynamic.Interface) (string, error) {
+	name := Pools.Resource + "." + Pools.Group
+	is, err := client.Resource(crds).Get(ctx, name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		return "", nil
+	case err != nil:
+		return "", fmt.Errorf("read the definition %s: %w", name, err)
+	case is.GetLabels()[managedBy] == portico:
+		return "", nil
+	}
+	return name, nil
+}
+
 // Install makes the definitions and the namespace metallb-system, and brings definitions
 // that an earlier version of ours made up to date.
 func Install(ctx context.Context, client dynamic.Interface, log *slog.Logger) error {

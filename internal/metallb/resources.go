@@ -15,9 +15,9 @@ var (
 	BFDProfiles       = v1beta1("bfdprofiles")
 	Communities       = v1beta1("communities")
 
-	ServiceL2Statuses   = v1beta1("servicel2statuses")
-	ServiceBGPStatuses  = v1beta1("servicebgpstatuses")
-	ConfigurationStates = v1beta1("configurationstates")
+	ServiceL2Statuses   = v1beta1(core.ServiceL2Statuses)
+	ServiceBGPStatuses  = v1beta1(core.ServiceBGPStatuses)
+	ConfigurationStates = v1beta1(core.ConfigurationStates)
 )
 
 func v1beta1(resource string) schema.GroupVersionResource {

@@ -35,7 +35,9 @@ type Server struct {
 	Local     *rest.Config                        // as Config, without a network
 	Held      func(runtime.Object) runtime.Object // what its watch caches hold
 	PlainGets func() uint64                       // how many it has answered without its store
-	stop      func()
+	// PlainWatches is how many watches share one of the watch cache.
+	PlainWatches func() uint64
+	stop         func()
 }
 
 // Stop ends the server; a test's end does it too.
@@ -112,7 +114,7 @@ func start(t testing.TB, dir string, store etcd.Source, closeStore func(), chang
 	ended := make(chan error, 1)
 	go func() { ended <- server.Run(ctx) }()
 	stopped := false
-	s := &Server{Config: server.LoopbackConfig(), Dir: dir, Store: config.Store, Claims: server.Claims(), Authority: config.Authority, Local: server.LocalConfig(), Held: server.Held, PlainGets: server.PlainGets, stop: func() {
+	s := &Server{Config: server.LoopbackConfig(), Dir: dir, Store: config.Store, Claims: server.Claims(), Authority: config.Authority, Local: server.LocalConfig(), Held: server.Held, PlainGets: server.PlainGets, PlainWatches: server.PlainWatches, stop: func() {
 		if stopped {
 			return
 		}

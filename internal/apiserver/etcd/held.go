@@ -6,7 +6,10 @@ import (
 	"sync"
 
 	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/storage"
 	"k8s.io/apiserver/pkg/storage/cacher"
 )
@@ -18,12 +21,13 @@ type held struct {
 }
 
 type heldKind struct {
-	cache *cacher.Cacher
-	key   func(runtime.Object) (string, error)
-	empty func() runtime.Object
+	cache  *cacher.Cacher
+	key    func(runtime.Object) (string, error)
+	empty  func() runtime.Object
+	recent *recent
 }
 
-func (h *held) add(cache *cacher.Cacher, key func(runtime.Object) (string, error), empty func() runtime.Object) {
+func (h *held) add(cache *cacher.Cacher, key func(runtime.Object) (string, error), empty func() runtime.Object, recent *recent) {
 	if _, ok := empty().(runtime.Unstructured); ok {
 		return
 	}
@@ -32,12 +36,62 @@ func (h *held) add(cache *cacher.Cacher, key func(runtime.Object) (string, error
 	if h.caches == nil {
 		h.caches = map[reflect.Type]heldKind{}
 	}
-	h.caches[reflect.TypeOf(empty())] = heldKind{cache, key, empty}
+	h.caches[reflect.TypeOf(empty())] = heldKind{cache, key, empty, recent}
 }
 
-// Held is the object of that version as its watch cache holds it, but for the managed
-// fields, which are left away; nil where the cache has another version or none. The
-// object's parts are those in the cache: nobody may change them.
+// recentKept is how many objects of a kind are remembered until somebody asks for them,
+// and as many before them: an informer has an event some milliseconds after the watch cache.
+const recentKept = 512
+
+// version is one state of an object.
+type version struct {
+	uid      types.UID
+	resource string
+}
+
+// recent are the objects of a kind that its watch cache took last: the cache itself gives
+// out copies only.
+type recent struct {
+	mu         sync.Mutex
+	young, old map[version]runtime.Object // guarded by mu
+}
+
+// noting remembers each object of which a watch cache wants to know the attributes, which
+// it does just before it takes it.
+func (r *recent) noting(attrs storage.AttrFunc) storage.AttrFunc {
+	return func(obj runtime.Object) (labels.Set, fields.Set, error) {
+		if m, err := meta.Accessor(obj); err == nil {
+			r.note(version{m.GetUID(), m.GetResourceVersion()}, obj)
+		}
+		return attrs(obj)
+	}
+}
+
+func (r *recent) note(v version, obj runtime.Object) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.young) >= recentKept || r.young == nil {
+		r.old, r.young = r.young, map[version]runtime.Object{}
+	}
+	r.young[v] = obj
+}
+
+// take returns the object and forgets it.
+func (r *recent) take(v version) runtime.Object {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, objects := range []map[version]runtime.Object{r.young, r.old} {
+		if obj, ok := objects[v]; ok {
+			delete(objects, v)
+			return obj
+		}
+	}
+	return nil
+}
+
+// Held is the object of that version as its watch cache holds it; nil where the cache has
+// another version or none. It is the cache's own, in whole or in its parts: nobody may
+// change it.
 func (o *Options) Held(obj runtime.Object) runtime.Object {
 	o.held.mu.RLock()
 	kind, ok := o.held.caches[reflect.TypeOf(obj)]
@@ -48,6 +102,9 @@ func (o *Options) Held(obj runtime.Object) runtime.Object {
 	wanted, err := meta.Accessor(obj)
 	if err != nil {
 		return nil
+	}
+	if own := kind.recent.take(version{wanted.GetUID(), wanted.GetResourceVersion()}); own != nil {
+		return own
 	}
 	key, err := kind.key(obj)
 	if err != nil {
@@ -62,6 +119,5 @@ func (o *Options) Held(obj runtime.Object) runtime.Object {
 	if err != nil || found.GetUID() != wanted.GetUID() || found.GetResourceVersion() != wanted.GetResourceVersion() {
 		return nil
 	}
-	found.SetManagedFields(nil)
 	return out
 }

@@ -54,7 +54,8 @@ type Options struct {
 // cacheSource is the store that a watch cache is filled from.
 type cacheSource struct {
 	storage.Interface
-	read storage.Interface // its objects share parts
+	read   storage.Interface // its objects share parts
+	window time.Duration     // of the watch cache's history
 }
 
 // GetList implements storage.Interface.
@@ -64,7 +65,11 @@ func (s cacheSource) GetList(ctx context.Context, key string, opts storage.ListO
 
 // Watch implements storage.Interface.
 func (s cacheSource) Watch(ctx context.Context, key string, opts storage.ListOptions) (watch.Interface, error) {
-	return s.read.Watch(ctx, key, opts)
+	events, err := s.read.Watch(ctx, key, opts)
+	if err != nil {
+		return nil, err
+	}
+	return paceEvents(events, s.window), nil
 }
 
 var _ generic.RESTOptionsGetter = (*Options)(nil)
@@ -134,16 +139,17 @@ func (o *Options) decorator(resource schema.GroupResource) generic.StorageDecora
 		if err != nil {
 			return nil, nil, fmt.Errorf("make the watch cache of %s: %w", resource, err)
 		}
+		recent := &recent{}
 		cached, err := cacher.NewCacherFromConfig(cacher.Config{
-			Storage: cacheSource{store, source}, Versioner: storage.APIObjectVersioner{}, GroupResource: resource,
+			Storage: cacheSource{store, source, config.EventsHistoryWindow}, Versioner: storage.APIObjectVersioner{}, GroupResource: resource,
 			EventsHistoryWindow: config.EventsHistoryWindow, ResourcePrefix: prefix, KeyFunc: keyFunc,
-			NewFunc: newFunc, NewListFunc: newListFunc, GetAttrsFunc: getAttrs,
+			NewFunc: newFunc, NewListFunc: newListFunc, GetAttrsFunc: recent.noting(getAttrs),
 			IndexerFuncs: triggers, Indexers: indexers, Codec: config.Codec,
 		})
 		if err != nil {
 			return nil, nil, fmt.Errorf("make the watch cache of %s: %w", resource, err)
 		}
-		o.held.add(cached, keyFunc, newFunc)
+		o.held.add(cached, keyFunc, newFunc, recent)
 		delegator := cacher.NewCacheDelegator(cached, store)
 		var once sync.Once
 		return delegator, func() {

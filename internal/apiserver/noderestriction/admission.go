@@ -1,10 +1,12 @@
 // Package noderestriction keeps each node's identity to what is its own: it may write
-// its Node, its Lease, and pods that are bound to it, and ask for certificates of its
-// own name. Who holds a bootstrap token may ask for a node's. Which kinds they may touch
-// at all is RBAC's (the ClusterRoles system:node and system:node-bootstrapper); this sees
-// the objects.
+// its Node, its Lease, pods that are bound to it, and what it says of its announcements,
+// and ask for certificates of its own name. It reads the instances of its own pods alone:
+// cloud-init's data is in them. Who holds a bootstrap token may ask for a node's
+// certificate. Which kinds they may touch at all is RBAC's (the ClusterRoles system:node
+// and system:node-bootstrapper); this sees the objects.
 //
-// In: writes with their user, old and new object. Out: forbidden, too many, or nothing.
+// In: writes with their user, old and new object (Plugin), reads (Reads). Out: forbidden,
+// too many, or nothing.
 package noderestriction
 
 import (
@@ -17,6 +19,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/authentication/user"
@@ -25,6 +29,7 @@ import (
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 
+	"portico.dev/portico/internal/core/metallb"
 	"portico.dev/portico/internal/core/rbac"
 )
 
@@ -79,6 +84,34 @@ func refuse(a admission.Attributes) string {
 		if a.GetNamespace() != corev1.NamespaceNodeLease || nameOf(a) != node {
 			return fmt.Sprintf("node %q may only write the Lease %s/%[1]s", node, corev1.NamespaceNodeLease)
 		}
+	}
+	if a.GetResource().Group == metallb.Group {
+		return refuseStatus(node, a)
+	}
+	return ""
+}
+
+// refuseStatus knows what nodes say of their announcements: each of itself. It is told by
+// the label, for names are hashes and a ConfigurationState's status names nobody.
+func refuseStatus(node string, a admission.Attributes) string {
+	label := metallb.NodeLabel(a.GetResource().Resource)
+	if label == "" {
+		return "" // no role lets nodes write it
+	}
+	known := false
+	for _, obj := range []runtime.Object{a.GetOldObject(), a.GetObject()} {
+		o, ok := obj.(*unstructured.Unstructured)
+		if !ok || o == nil {
+			continue
+		}
+		known = true
+		of, named, _ := unstructured.NestedString(o.Object, "status", "node") // of no text the schema says no
+		if o.GetLabels()[label] != metallb.LabelValue(node) || named && of != "" && of != node {
+			return fmt.Sprintf("node %q may only write %s whose label %s names it", node, a.GetResource().Resource, label)
+		}
+	}
+	if !known {
+		return fmt.Sprintf("node %q may only write %s that it names", node, a.GetResource().Resource)
 	}
 	return ""
 }

@@ -131,6 +131,7 @@ func (f *family) create(set *endpointSet, b *bin, used map[string]bool) *discove
 // update makes the slice's next version.
 func (f *family) update(set *endpointSet, b *bin) *discoveryv1.EndpointSlice {
 	slice := b.slice.DeepCopy()
+	slice.ManagedFields = nil // the server keeps its own
 	f.write(slice, set, b)
 	return slice
 }

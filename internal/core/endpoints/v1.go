@@ -90,6 +90,7 @@ func UpdateEndpoints(current, want *corev1.Endpoints, trigger time.Time) (*corev
 		return nil, false
 	}
 	next := current.DeepCopy()
+	next.ManagedFields = nil // the server keeps its own
 	next.Subsets, next.Labels = want.Subsets, want.Labels
 	delete(next.Annotations, corev1.EndpointsOverCapacity)
 	next.Annotations = withTrigger(next.Annotations, trigger)

@@ -18,6 +18,7 @@ func WithCondition(svc *corev1.Service, kind string, want *metav1.Condition) (*c
 		return nil, false
 	}
 	next := svc.DeepCopy()
+	next.ManagedFields = nil // the server keeps its own
 	if want == nil {
 		meta.RemoveStatusCondition(&next.Status.Conditions, kind)
 	} else {
