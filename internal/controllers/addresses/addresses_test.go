@@ -60,26 +60,12 @@ func (c *cluster) control() (stop func()) {
 	c.Helper()
 	machines, err := kubevirt.NewForConfig(c.Config, nil)
 	c.must(err)
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() {
-		ended <- addresses.Run(ctx, addresses.Deps{
+	return apitest.Run(c, func(ctx context.Context) error {
+		return addresses.Run(ctx, addresses.Deps{
 			Client: c.Kube, Machines: machines, Claims: c.Claims, Recorder: c.events, Log: slog.New(slog.DiscardHandler),
 			Default: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/24")}, NodePortFirst: 30000, NodePortLast: 32767,
 		})
-	}()
-	stopped := false
-	stop = func() {
-		if !stopped {
-			stopped = true
-			cancel()
-			if err := <-ended; err != nil {
-				c.Error(err)
-			}
-		}
-	}
-	c.Cleanup(stop)
-	return stop
+	})
 }
 
 func (c *cluster) service(name, ip string, port int32) *corev1.Service {

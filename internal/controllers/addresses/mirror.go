@@ -11,6 +11,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"portico.dev/portico/internal/controllers/caches"
 	"portico.dev/portico/internal/core/ipam"
 )
 
@@ -69,9 +70,13 @@ func (c *controller) deleteMirror(ctx context.Context, is *networkingv1.IPAddres
 // holder is the Service that has the address: the oldest, should there be several by
 // mistake, of which the check tells.
 func (c *controller) holder(addr netip.Addr) (*corev1.Service, error) {
-	objs, err := c.services.ByIndex(byAddress, addr.String())
-	if err != nil || len(objs) == 0 {
+	objs, err := c.services.ByIndex(byAddress, caches.Bucket(addr.String()))
+	if err != nil {
 		return nil, err
+	}
+	objs = slices.DeleteFunc(objs, func(obj any) bool { return !slices.Contains(addressesOf(obj), addr) })
+	if len(objs) == 0 {
+		return nil, nil
 	}
 	oldest := slices.MinFunc(objs, func(a, b any) int {
 		return a.(*corev1.Service).CreationTimestamp.Compare(b.(*corev1.Service).CreationTimestamp.Time)

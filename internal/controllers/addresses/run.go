@@ -112,7 +112,7 @@ func Run(ctx context.Context, d Deps) error {
 func indexByAddress(obj any) ([]string, error) {
 	var keys []string
 	for _, addr := range addressesOf(obj) {
-		keys = append(keys, addr.String())
+		keys = append(keys, caches.Bucket(addr.String()))
 	}
 	return keys, nil
 }

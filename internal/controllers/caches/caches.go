@@ -32,7 +32,7 @@ type Shared struct {
 }
 
 // Held finds an object that the client has read in memory that this process uses for it
-// anyway, without managed fields; nil where there is none of the same version.
+// anyway; nil where there is none of the same version. It may have managed fields.
 type Held func(runtime.Object) runtime.Object
 
 // Share makes caches that live until ctx ends. Close waits for them. held may be nil.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -15,13 +16,16 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/fake"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	typeddiscoveryv1 "k8s.io/client-go/kubernetes/typed/discovery/v1"
+	clienttesting "k8s.io/client-go/testing"
 	testingclock "k8s.io/utils/clock/testing"
 
 	"portico.dev/portico/internal/apiserver/apitest"
@@ -71,7 +75,36 @@ func startWith(t *testing.T, client func(kubernetes.Interface) kubernetes.Interf
 }
 
 func newFixture(t *testing.T) *fixture {
-	return &fixture{T: t, client: fake.NewClientset(), clock: testingclock.NewFakeClock(time.Unix(1000, 5e6))}
+	client := fake.NewClientset()
+	versioned(client)
+	return &fixture{T: t, client: client, clock: testingclock.NewFakeClock(time.Unix(1000, 5e6))}
+}
+
+// versioned gives what is written a version and new objects a UID, which the fake API
+// doesn't; the controller tells by them what is newer.
+func versioned(client *fake.Clientset) {
+	var last atomic.Int64
+	mark := func(action clienttesting.Action) (bool, runtime.Object, error) {
+		var object runtime.Object
+		switch a := action.(type) {
+		case clienttesting.CreateAction:
+			object = a.GetObject()
+		case clienttesting.UpdateAction:
+			object = a.GetObject()
+		}
+		o, err := meta.Accessor(object)
+		if err != nil {
+			return true, nil, err
+		}
+		n := strconv.FormatInt(last.Add(1), 10)
+		o.SetResourceVersion(n)
+		if o.GetUID() == "" {
+			o.SetUID(types.UID("uid-" + n))
+		}
+		return false, nil, nil
+	}
+	client.PrependReactor("create", "*", mark)
+	client.PrependReactor("update", "*", mark)
 }
 
 // run runs the controller until the test ends.

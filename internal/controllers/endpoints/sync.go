@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -15,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
 
+	"portico.dev/portico/internal/controllers/caches"
 	core "portico.dev/portico/internal/core/endpoints"
 )
 
@@ -109,6 +111,7 @@ func (c *controller) giveWay(ctx context.Context) {
 }
 
 func (c *controller) restAt(ctx context.Context, key types.NamespacedName, trigger time.Time) error {
+	defer c.writtenObjects.begin(key)()
 	svc, err := get[*corev1.Service](c.services, key)
 	if err != nil {
 		return err
@@ -147,17 +150,12 @@ func (c *controller) report(svc *corev1.Service, reason string, err error) error
 
 // existing are the Service's slices that are a controller's, as new as we know.
 func (c *controller) existing(key types.NamespacedName) ([]*discoveryv1.EndpointSlice, error) {
-	objs, err := c.slices.ByIndex(byService, key.String())
+	found, err := caches.SlicesOf(c.slices, key)
 	if err != nil {
-		return nil, fmt.Errorf("look up slices of Service %s: %w", key, err)
+		return nil, err
 	}
-	out := make([]*discoveryv1.EndpointSlice, 0, len(objs))
-	for _, obj := range objs {
-		if s := obj.(*discoveryv1.EndpointSlice); core.Managed(s) {
-			out = append(out, s)
-		}
-	}
-	return c.writtenSlices.newest(key, out), nil
+	managed := slices.DeleteFunc(found, func(s *discoveryv1.EndpointSlice) bool { return !core.Managed(s) })
+	return c.writtenSlices.newest(key, managed), nil
 }
 
 // object is the Endpoints object of the name, or nil.

@@ -18,7 +18,6 @@ const (
 	bySelector = "endpoints/selector" // Services, by one pair of their selector
 	byLabel    = "endpoints/label"    // pods, by each of their labels
 	byNode     = "endpoints/node"     // pods, by node
-	byService  = "endpoints/service"  // slices, by Service
 )
 
 // watch registers for events.
@@ -33,7 +32,7 @@ func (c *controller) watch(view *caches.View) {
 		{core.Services().Informer(), &c.services, cache.Indexers{bySelector: selectorIndex}, c.serviceHandler()},
 		{core.Pods().Informer(), &c.pods, cache.Indexers{byLabel: labelIndex, byNode: nodeIndex}, c.podHandler()},
 		{core.Nodes().Informer(), &c.nodes, nil, c.nodeHandler()},
-		{discovery.EndpointSlices().Informer(), &c.slices, cache.Indexers{byService: serviceIndex}, c.sliceHandler()},
+		{discovery.EndpointSlices().Informer(), &c.slices, caches.SlicesByService(), c.sliceHandler()},
 		{core.Endpoints().Informer(), &c.objects, nil, c.endpointsHandler()},
 	} {
 		view.Index(w.informer, w.indexers)
@@ -70,7 +69,7 @@ func (c *controller) podHandler() cache.ResourceEventHandler {
 // podChanged queues the Services that select the pod.
 func (c *controller) podChanged(pod *corev1.Pod) {
 	for key, value := range pod.Labels {
-		candidates, err := c.services.ByIndex(bySelector, pairKey(pod.Namespace, key, value))
+		candidates, err := c.services.ByIndex(bySelector, caches.Bucket(pairKey(pod.Namespace, key, value)))
 		if err != nil {
 			c.Log.Error("look up Services by selector", "err", err)
 			return
@@ -114,7 +113,7 @@ func (c *controller) nodeChanged(n *corev1.Node) {
 // Slices are watched because somebody else may change or delete them.
 func (c *controller) sliceHandler() cache.ResourceEventHandler {
 	note := func(s *discoveryv1.EndpointSlice, deleted bool) {
-		service := serviceOf(s)
+		service := caches.ServiceOf(s)
 		if service.Name == "" || !core.Managed(s) {
 			return
 		}
@@ -125,7 +124,7 @@ func (c *controller) sliceHandler() cache.ResourceEventHandler {
 	return handler[*discoveryv1.EndpointSlice]{
 		add: func(s *discoveryv1.EndpointSlice, _ bool) { note(s, false) },
 		update: func(old, s *discoveryv1.EndpointSlice) {
-			if was := serviceOf(old); was.Name != "" && (was != serviceOf(s) || core.Managed(old) != core.Managed(s)) {
+			if was := caches.ServiceOf(old); was.Name != "" && (was != caches.ServiceOf(s) || core.Managed(old) != core.Managed(s)) {
 				c.queue.Add(was) // somebody took it away from its Service
 			}
 			note(s, false)
@@ -200,7 +199,7 @@ func selectorIndex(obj any) ([]string, error) {
 			first = key
 		}
 	}
-	return []string{pairKey(svc.Namespace, first, svc.Spec.Selector[first])}, nil
+	return []string{caches.Bucket(pairKey(svc.Namespace, first, svc.Spec.Selector[first]))}, nil
 }
 
 func labelIndex(obj any) ([]string, error) {
@@ -219,19 +218,8 @@ func nodeIndex(obj any) ([]string, error) {
 	return nil, nil
 }
 
-func serviceIndex(obj any) ([]string, error) {
-	if service := serviceOf(obj.(*discoveryv1.EndpointSlice)); service.Name != "" {
-		return []string{service.String()}, nil
-	}
-	return nil, nil
-}
-
 // pairKey: neither a namespace nor a label's key or value contains a space.
 func pairKey(namespace, key, value string) string { return namespace + " " + key + " " + value }
-
-func serviceOf(s *discoveryv1.EndpointSlice) types.NamespacedName {
-	return types.NamespacedName{Namespace: s.Namespace, Name: s.Labels[discoveryv1.LabelServiceName]}
-}
 
 func nameOf(o metav1.Object) types.NamespacedName {
 	return types.NamespacedName{Namespace: o.GetNamespace(), Name: o.GetName()}

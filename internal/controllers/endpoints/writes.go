@@ -22,6 +22,7 @@ import (
 // a create or update: to go on with deletions could leave an endpoint nowhere.
 func (c *controller) writeSlices(ctx context.Context, svc *corev1.Service, plan core.Plan) error {
 	key := nameOf(svc)
+	defer c.writtenSlices.begin(key)()
 	client := c.Client.DiscoveryV1().EndpointSlices(svc.Namespace)
 	for _, s := range plan.Create {
 		if svc.DeletionTimestamp != nil {

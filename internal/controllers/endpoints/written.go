@@ -23,6 +23,14 @@ type written[T metav1.Object] struct {
 
 	mu     sync.Mutex
 	writes map[types.NamespacedName]map[string]write[T] // by Service, then name; guarded by mu
+	// ahead has, of Services that are being written, the newest event of each object: the
+	// watch may tell of a write, and of what came after it, before the write returns.
+	ahead map[types.NamespacedName]map[string]event[T] // by Service, then name; guarded by mu
+}
+
+type event[T metav1.Object] struct {
+	object  T
+	deleted bool
 }
 
 type write[T metav1.Object] struct {
@@ -32,7 +40,22 @@ type write[T metav1.Object] struct {
 }
 
 func newWritten[T metav1.Object](clk clock.PassiveClock) *written[T] {
-	return &written[T]{clock: clk, writes: map[types.NamespacedName]map[string]write[T]{}}
+	return &written[T]{
+		clock: clk, writes: map[types.NamespacedName]map[string]write[T]{}, ahead: map[types.NamespacedName]map[string]event[T]{},
+	}
+}
+
+// begin is called before writes of a Service; end after the last of them was put. One
+// worker at a time writes for a Service.
+func (w *written[T]) begin(service types.NamespacedName) (end func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.ahead[service] = map[string]event[T]{}
+	return func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		delete(w.ahead, service)
+	}
 }
 
 // put remembers that an object was created or updated.
@@ -48,6 +71,11 @@ func (w *written[T]) gone(service types.NamespacedName, object T) {
 func (w *written[T]) remember(service types.NamespacedName, entry write[T]) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	last, told := w.ahead[service][entry.object.GetName()]
+	if told && last.object.GetUID() == entry.object.GetUID() && (last.deleted || !entry.deleted && !older(last.object, entry.object)) {
+		w.drop(service, entry.object.GetName()) // the cache is as new
+		return
+	}
 	if w.writes[service] == nil {
 		w.writes[service] = map[string]write[T]{}
 	}
@@ -74,6 +102,9 @@ func (w *written[T]) drop(service types.NamespacedName, name string) {
 func (w *written[T]) seen(service types.NamespacedName, object T, deleted bool) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if ahead := w.ahead[service]; ahead != nil {
+		ahead[object.GetName()] = event[T]{object, deleted}
+	}
 	entry, ok := w.writes[service][object.GetName()]
 	switch {
 	case !ok:

@@ -38,6 +38,27 @@ func TestWrittenNewest(t *testing.T) {
 		{"another Service's", func(w *written[*discoveryv1.EndpointSlice]) {
 			w.put(types.NamespacedName{Namespace: "ns", Name: "other"}, version("a", "1", "10"))
 		}, nil, ""},
+		{"deleted by somebody before the write returned", func(w *written[*discoveryv1.EndpointSlice]) {
+			defer w.begin(svc)()
+			w.seen(svc, version("a", "1", "10"), false)
+			w.seen(svc, version("a", "1", "11"), true)
+			w.put(svc, version("a", "1", "10"))
+		}, nil, ""},
+		{"changed by somebody before the write returned", func(w *written[*discoveryv1.EndpointSlice]) {
+			defer w.begin(svc)()
+			w.seen(svc, version("a", "1", "11"), false)
+			w.put(svc, version("a", "1", "10"))
+		}, list{version("a", "1", "11")}, "a@11"},
+		{"an earlier event while it is written", func(w *written[*discoveryv1.EndpointSlice]) {
+			defer w.begin(svc)()
+			w.seen(svc, version("a", "1", "9"), false)
+			w.put(svc, version("a", "1", "10"))
+		}, list{version("a", "1", "9")}, "a@10"},
+		{"an earlier one's end while it is written", func(w *written[*discoveryv1.EndpointSlice]) {
+			defer w.begin(svc)()
+			w.seen(svc, version("a", "1", "9"), true)
+			w.put(svc, version("a", "2", "10"))
+		}, nil, "a@10"},
 		{"seen since", func(w *written[*discoveryv1.EndpointSlice]) {
 			w.put(svc, version("a", "1", "10"))
 			w.seen(svc, version("a", "1", "10"), false)

@@ -95,7 +95,7 @@ func (c *controller) awaitCaches(ctx context.Context) {
 	defer timer.Stop()
 	for _, m := range c.all() {
 		select {
-		case <-m.registration.HasSyncedChecker().Done():
+		case <-m.filled:
 		case <-timer.C():
 			c.Log.Warn("some kinds can't be listed yet; the others are collected", "slow", m.resource.GroupResource().String())
 			return
@@ -157,12 +157,7 @@ func (c *controller) refresh(ctx context.Context) error {
 		}
 	}
 	for key, r := range want {
-		m, err := c.start(ctx, r)
-		if err != nil {
-			c.mu.Unlock()
-			return err
-		}
-		c.monitors[key] = m
+		c.monitors[key] = c.start(ctx, r)
 	}
 	c.mu.Unlock()
 	for _, m := range stopped {

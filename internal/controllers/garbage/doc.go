@@ -6,7 +6,7 @@
 // too; kinds come and go while it runs. Out: deletions, and patches of owner
 // references and of those two finalizers.
 //
-// There is no graph of its own to keep right: each kind's watch cache has an
+// There is no graph of its own to keep right: each kind's cache has an
 // index by owner, which gives an object's dependents, and an owner is looked up
 // in its kind's cache. The caches only raise suspicion. Before anything is
 // deleted, the object and each of its owners are read from the API itself, and

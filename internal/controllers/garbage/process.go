@@ -43,8 +43,8 @@ func (c *controller) settled(it item) bool {
 	if m == nil {
 		return true
 	}
-	o := m.get(it.namespace, it.name)
-	return o == nil || o.UID != it.uid || (!suspicious(o) && c.ownersSeen(o))
+	k := m.get(name{it.namespace, it.name})
+	return k == nil || k.uid != it.uid || (!k.suspicious() && c.ownersSeen(k))
 }
 
 // judge looks for the object's owners, one by one, and deletes the object if
@@ -72,7 +72,7 @@ func (c *controller) judge(ctx context.Context, it item, live *object) error {
 	case v.policy == "":
 		return nil
 	}
-	if v.policy == metav1.DeletePropagationForeground && slices.ContainsFunc(dependents, func(d dependent) bool { return waiting(d.object) }) {
+	if v.policy == metav1.DeletePropagationForeground && slices.ContainsFunc(dependents, func(d dependent) bool { return d.known.waiting }) {
 		// A circle of owners would wait for itself.
 		if err := c.unblock(ctx, it, live); err != nil {
 			return err
@@ -90,8 +90,8 @@ func (c *controller) foreground(ctx context.Context, it item, live *object) erro
 	blocked := false
 	for _, d := range c.dependents(it.uid) {
 		blocked = blocked || d.blocks
-		if d.object.DeletionTimestamp == nil {
-			c.queue.Add(d.monitor.item(d.object))
+		if !d.known.ending {
+			c.queue.Add(d.monitor.item(d.known))
 		}
 	}
 	if blocked {
@@ -128,7 +128,7 @@ func (c *controller) orphanKind(ctx context.Context, owner item, m *monitor) err
 			if len(kept) == len(o.OwnerReferences) {
 				continue
 			}
-			if err := c.patch(ctx, m.item(o), o, map[string]any{"ownerReferences": kept}); err != nil {
+			if err := c.patch(ctx, m.item(knownOf(o)), o, map[string]any{"ownerReferences": kept}); err != nil {
 				return err
 			}
 		}
@@ -145,7 +145,7 @@ func (c *controller) owner(ctx context.Context, namespace string, ref metav1.Own
 	if _, known := c.absent.Get(ref.UID); known {
 		return ownerAbsent, nil
 	}
-	if o := c.cachedOwner(namespace, ref); o != nil && !waiting(o) {
+	if _, k := c.cachedOwner(namespace, ownerOf(&ref)); k != nil && !k.waiting {
 		return ownerPresent, nil // if no longer, its event is on the way
 	}
 	r, _, ok := c.resourceOf(schema.FromAPIVersionAndKind(ref.APIVersion, ref.Kind))
@@ -242,7 +242,7 @@ func (c *controller) patch(ctx context.Context, it item, live *object, change ma
 
 func (c *controller) unsynced() *monitor {
 	for _, m := range c.all() {
-		if !m.registration.HasSynced() {
+		if !m.synced() {
 			return m
 		}
 	}

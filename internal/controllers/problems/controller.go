@@ -9,7 +9,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -152,13 +151,13 @@ func (c *controller) service(key types.NamespacedName) (*corev1.Service, error) 
 }
 
 func (c *controller) slicesOf(key types.NamespacedName) ([]*catalog.Slice, error) {
-	objs, err := c.slices.ByIndex(byService, key.String())
+	found, err := caches.SlicesOf(c.slices, key)
 	if err != nil {
-		return nil, fmt.Errorf("look up slices of Service %s: %w", key, err)
+		return nil, err
 	}
-	out := make([]*catalog.Slice, 0, len(objs))
-	for _, obj := range objs {
-		out = append(out, catalog.FromSlice(obj.(*discoveryv1.EndpointSlice)))
+	out := make([]*catalog.Slice, 0, len(found))
+	for _, s := range found {
+		out = append(out, catalog.FromSlice(s))
 	}
 	return out, nil
 }

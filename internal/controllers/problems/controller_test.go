@@ -23,6 +23,7 @@ import (
 	testingclock "k8s.io/utils/clock/testing"
 
 	"portico.dev/portico/internal/apiserver/apitest"
+	"portico.dev/portico/internal/controllers/caches"
 	"portico.dev/portico/internal/controllers/work"
 	"portico.dev/portico/internal/core/routing"
 )
@@ -267,7 +268,7 @@ func TestSettles(t *testing.T) {
 		Deps:  Deps{Client: client, Clock: clk},
 		queue: work.New[types.NamespacedName]("test", slog.New(slog.DiscardHandler), clk), claims: routing.NewTable(), since: map[types.NamespacedName]time.Time{},
 		services: cache.NewIndexer(cache.MetaNamespaceKeyFunc, nil),
-		slices:   cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{byService: serviceIndex}),
+		slices:   cache.NewIndexer(cache.MetaNamespaceKeyFunc, caches.SlicesByService()),
 	}
 	from := slice("moves-1", "moves", discoveryv1.AddressTypeIPv4, ptr(int32(8080)), "10.1.0.1")
 	to := slice("moves-2", "moves", discoveryv1.AddressTypeIPv4, ptr(int32(8080)), "10.1.0.1")

@@ -10,9 +10,6 @@ import (
 	"portico.dev/portico/internal/core/catalog"
 )
 
-// byService is the index of slices by the Service that they name.
-const byService = "problems/service"
-
 // watch registers for events.
 func (c *controller) watch(view *caches.View) {
 	services := view.Core().V1().Services().Informer()
@@ -27,7 +24,7 @@ func (c *controller) watch(view *caches.View) {
 		},
 	})
 	slices := view.Discovery().V1().EndpointSlices().Informer()
-	view.Index(slices, cache.Indexers{byService: serviceIndex})
+	view.Index(slices, caches.SlicesByService())
 	c.slices = slices.GetIndexer()
 	view.On(slices, cache.ResourceEventHandlerFuncs{
 		AddFunc: func(obj any) { c.sliceChanged(nil, obj.(*discoveryv1.EndpointSlice)) },
@@ -42,24 +39,12 @@ func (c *controller) watch(view *caches.View) {
 	})
 }
 
-func serviceIndex(obj any) ([]string, error) {
-	if name, ok := serviceOf(obj.(*discoveryv1.EndpointSlice)); ok {
-		return []string{name.String()}, nil
-	}
-	return nil, nil
-}
-
 // last is the object that is gone, as it was known last.
 func last(obj any) any {
 	if t, ok := obj.(cache.DeletedFinalStateUnknown); ok {
 		return t.Obj
 	}
 	return obj
-}
-
-func serviceOf(s *discoveryv1.EndpointSlice) (types.NamespacedName, bool) {
-	name := s.Labels[discoveryv1.LabelServiceName]
-	return types.NamespacedName{Namespace: s.Namespace, Name: name}, name != ""
 }
 
 // claim notes what a Service claims.
@@ -87,17 +72,17 @@ func (c *controller) put(name types.NamespacedName, svc *catalog.Service) {
 func (c *controller) sliceChanged(old, now *discoveryv1.EndpointSlice) {
 	had := false
 	if old != nil {
-		var service types.NamespacedName
-		if service, had = serviceOf(old); had {
+		service := caches.ServiceOf(old)
+		if had = service.Name != ""; had {
 			c.queue.Add(service)
 		}
 	}
 	if now == nil {
 		return
 	}
-	service, has := serviceOf(now)
+	service := caches.ServiceOf(now)
 	switch {
-	case has:
+	case service.Name != "":
 		c.queue.Add(service)
 	case (old == nil || had) && c.Recorder != nil:
 		c.Recorder.Event(now, corev1.EventTypeWarning, "NoService",
