@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+	"net"
 	"os"
 	"testing"
 
@@ -21,6 +23,37 @@ func TestShortFormMeasures(t *testing.T) {
 	// The rest depends on the machine; this never does.
 	if _, ok := got["planned_lost_requests"]; !ok {
 		t.Error("nobody counted what planned moves lose")
+	}
+}
+
+// The API stays where it is on the LAN whoever is cut off, or nodes look for it at an
+// address that nobody has.
+func TestSwitchKeepsItsAddress(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to make network namespaces")
+	}
+	l, err := newLAN()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.close()
+	address := func() string {
+		link, err := l.sw.Links.LinkByName(uplink)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return link.Attrs().HardwareAddr.String()
+	}
+	before := address()
+	for _, n := range l.nodes {
+		// The lowest there can be: a bridge likes those.
+		err := errors.Join(l.sw.Links.LinkSetHardwareAddr(n.port, net.HardwareAddr{0x02, 0, 0, 0, 0, 1}), l.unplug(n.port))
+		if now := address(); err != nil || now != before {
+			t.Errorf("without node %s: %v, the API is at %s, was at %s", n.name, err, now, before)
+		}
+		if err := l.plug(n.port); err != nil || address() != before {
+			t.Errorf("with node %s again: %v, the API is at %s, was at %s", n.name, err, address(), before)
+		}
 	}
 }
 

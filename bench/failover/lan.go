@@ -64,6 +64,10 @@ func newLAN() (_ *lan, err error) {
 	}
 	bridge := &netlink.Bridge{LinkAttrs: netlink.NewLinkAttrs()}
 	bridge.Name = uplink
+	// Without one of its own a bridge takes the lowest hardware address of its ports
+	// (br_stp_recalculate_bridge_id). The API would then have another one while that port is
+	// unplugged, and nodes that learn it would miss the API for half a minute afterwards.
+	bridge.HardwareAddr = net.HardwareAddr{0x02, 0, 0, 0, 0, 0xfe}
 	if err := l.sw.Links.LinkAdd(bridge); err != nil {
 		return nil, fmt.Errorf("make the switch: %w", err)
 	}

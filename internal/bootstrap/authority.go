@@ -38,6 +38,24 @@ func HashOfPEM(raw []byte) (Hash, error) {
 	return HashOf(cert), nil
 }
 
+// HashesOfPEM are those of all certificates in a PEM file: while a cluster changes its
+// authority there are two.
+func HashesOfPEM(raw []byte) (out []Hash, err error) {
+	for block, rest := pem.Decode(raw); block != nil; block, rest = pem.Decode(rest) {
+		cert, err := parseCertificate(pem.EncodeToMemory(block))
+		if err != nil {
+			return nil, err
+		}
+		if h := HashOf(cert); !slices.Contains(out, h) {
+			out = append(out, h)
+		}
+	}
+	if len(out) == 0 {
+		return nil, errNoCertificate
+	}
+	return out, nil
+}
+
 // ParseHash reads sha256:HEX.
 func ParseHash(text string) (h Hash, err error) {
 	raw, err := hex.DecodeString(strings.TrimPrefix(text, hashPrefix))
@@ -132,10 +150,12 @@ func pinned(chain []*x509.Certificate, want []Hash, host string) (*x509.Certific
 	return nil, ErrForeign
 }
 
+var errNoCertificate = errors.New("it is no certificate in PEM")
+
 func parseCertificate(raw []byte) (*x509.Certificate, error) {
 	block, _ := pem.Decode(raw)
 	if block == nil || block.Type != "CERTIFICATE" {
-		return nil, errors.New("it is no certificate in PEM")
+		return nil, errNoCertificate
 	}
 	cert, err := x509.ParseCertificate(block.Bytes)
 	if err != nil {

@@ -32,7 +32,7 @@ func startServer(t testing.TB, dir string, more ...string) *server {
 	s := &server{dir: dir, process: start(t, rolePortico, upArgs(dir, more...)...)}
 	eventually(t, time.Minute, "the API is ready", func() bool {
 		select {
-		case <-s.ended:
+		case <-s.Ended:
 			t.Fatalf("portico up ended:\n%s", s.log)
 		default:
 		}

@@ -48,6 +48,10 @@ func TestDrain(t *testing.T) {
 		}
 	}
 	a.untilOn("Running", map[string]string{"roams": "a", "bound": "", "local": "b"})
+	if out, err := b.run("leave", "--data-dir", b.dir, "--grace", "1s"); err == nil || !strings.Contains(out, "is cordoned, but not empty: guest default/local") {
+		t.Errorf("leave with a guest that would lose its disk: %v\n%s", err, out)
+	}
+	a.untilReady("a", "b") // nothing else was done
 	a.must("vm", "stop", "local")
 	a.untilOn("Running", map[string]string{"roams": "a", "bound": ""})
 	if out := a.must("node", "drain", "b"); !strings.Contains(out, "Empty        node b") {

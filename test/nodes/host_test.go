@@ -1,7 +1,6 @@
 package nodes
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"net/netip"
@@ -9,12 +8,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"portico.dev/portico/internal/cli"
+	"portico.dev/portico/test/child"
 	"portico.dev/portico/test/rig"
 )
 
@@ -61,27 +60,9 @@ type host struct {
 	lan        *lan
 	dir        string
 	ipv4, ipv6 netip.Addr
-	daemon     *exec.Cmd
-	ended      chan struct{}
-	log        output
-}
-
-// output collects what a process prints.
-type output struct {
-	mu  sync.Mutex
-	buf bytes.Buffer // guarded by mu
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.String()
+	daemon     *child.Process // nil: none
+	ended      chan struct{}  // of the last one
+	log        child.Output
 }
 
 // host adds one to the LAN.
@@ -142,29 +123,17 @@ func (h *host) must(args ...string) string {
 // start runs a daemon on the host's data directory.
 func (h *host) start(args ...string) {
 	h.Helper()
-	h.daemon = h.command(context.Background(), append(args, "--data-dir", h.dir)...)
-	h.daemon.Stdout, h.daemon.Stderr = &h.log, &h.log
-	if err := h.daemon.Start(); err != nil {
+	var err error
+	if h.daemon, err = child.Start(h.command(context.Background(), append(args, "--data-dir", h.dir)...), &h.log); err != nil {
 		h.Fatal(err)
 	}
-	h.ended = make(chan struct{})
-	go func(cmd *exec.Cmd, ended chan struct{}) {
-		defer close(ended)
-		_ = cmd.Wait() // how it ended is in its state
-	}(h.daemon, h.ended)
+	h.ended = h.daemon.Ended
 }
 
-// signal ends the daemon, if one runs. nsenter has become it: they are one process.
+// signal ends the daemon, if one runs. nsenter has become it: they are one process. The
+// goroutines of one that doesn't end are in the log.
 func (h *host) signal(s syscall.Signal) {
-	if h.daemon == nil {
-		return
-	}
-	_ = h.daemon.Process.Signal(s) // it may have ended
-	select {
-	case <-h.ended:
-	case <-time.After(patience):
-		_ = h.daemon.Process.Signal(syscall.SIGQUIT) // its goroutines are in the log
-		<-h.ended
+	if h.daemon != nil && !h.daemon.Signal(s, syscall.SIGQUIT, patience) {
 		h.Errorf("host %s: the daemon didn't end in %v", h.Name, patience)
 	}
 	h.daemon = nil

@@ -27,11 +27,12 @@ func (h *host) joinArgs(flags ...string) []string {
 		h.Fatal(err)
 	}
 	line := strings.TrimSpace(string(raw))
-	rest, ok := strings.CutPrefix(line, "portico ")
-	if !ok || strings.Contains(line, "\n") {
+	words := strings.Fields(line)
+	token, ok := strings.CutPrefix(words[0], "PORTICO_TOKEN=")
+	if !ok || strings.Contains(line, "\n") || len(words) != 6 || words[1] != "portico" {
 		h.Fatalf("`portico token create` printed %q, which isn't one command", line)
 	}
-	return strings.Fields(rest)
+	return []string{"join", words[3], "--token", token, words[4], words[5]}
 }
 
 // refused runs a command that must fail with one line that says so.
@@ -83,7 +84,11 @@ func TestJoinAndLeave(t *testing.T) {
 		"--from-literal=auth-extra-groups=system:bootstrappers:portico:nodes", "--from-literal=expiration=2026-01-01T00:00:00Z")
 	b.refused("its time is over", wrong("--token", "zzzzzz.0123456789abcdef")...)
 
-	b.start(append(join, "--node-name", "b")...)
+	file := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(file, []byte(join[3]+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b.start("join", join[1], "--token-file", file, join[4], join[5], "--node-name", "b") // nobody sees the token
 	a.untilReady("a", "b")
 	a.untilDoorOpens(b)
 	if got := b.must("kubectl", "auth", "whoami", "-o", "jsonpath={.status.userInfo.username}"); got != "system:node:b" {

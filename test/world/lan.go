@@ -112,11 +112,12 @@ func (l *LAN) Start(ctx context.Context) error {
 		return fmt.Errorf("portico token create: %w", err)
 	}
 	words := strings.Fields(string(raw))
-	if len(words) < 3 || words[0] != "portico" {
+	if len(words) < 4 || !strings.HasPrefix(words[0], "PORTICO_TOKEN=") || words[1] != "portico" {
 		return fmt.Errorf("portico token create printed %q, which is no command", raw)
 	}
+	token := strings.TrimPrefix(words[0], "PORTICO_TOKEN=")
 	for _, n := range l.Nodes[1:] {
-		n.command = append(slices.Clone(words[1:]), n.command...)
+		n.command = slices.Concat(words[2:], []string{"--token", token}, n.command)
 		fmt.Fprintf(n.Out, "%s$ portico %s %s ...\n", n.name, n.command[0], n.command[1])
 		if err := n.Launch(); err != nil {
 			return err

@@ -8,15 +8,12 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/apimachinery/pkg/runtime"
-	apiwatch "k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/cache"
+
+	"portico.dev/portico/internal/agent"
 )
 
 // The Secret with the cluster's key.
@@ -57,33 +54,17 @@ const rollover = 30 * time.Second
 // ctx ends. A Secret that is missing is made, where this node may: its own cluster makes it
 // itself.
 func FollowKey(ctx context.Context, kube kubernetes.Interface, log *slog.Logger, to func(keys [][]byte)) {
-	secrets := kube.CoreV1().Secrets(SecretNamespace)
-	only := func(o *metav1.ListOptions) {
-		o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, SecretName).String()
-	}
-	lw := &cache.ListWatch{
-		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-			only(&o)
-			return secrets.List(ctx, o)
-		},
-		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (apiwatch.Interface, error) {
-			only(&o)
-			return secrets.Watch(ctx, o)
-		},
-	}
 	s := &keyStore{log: log, news: make(chan []byte, 1)}
-	logger := logr.FromSlogHandler(log.Handler())
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		cache.NewReflectorWithOptions(cache.ToListWatcherWithWatchListSemantics(lw, kube), &corev1.Secret{}, s,
-			cache.ReflectorOptions{Name: "announce/" + SecretName, Logger: &logger}).RunWithContext(ctx)
+		agent.WatchOne(ctx, kube, kube.CoreV1().Secrets(SecretNamespace), SecretName, log, s.take)
 	}()
 	s.run(ctx, kube, to)
 	<-done
 }
 
-// keyStore is a cache.ReflectorStore that passes the one key on; nil: there is none.
+// keyStore passes the one key on; nil: there is none.
 type keyStore struct {
 	log  *slog.Logger
 	news chan []byte // capacity 1
@@ -125,40 +106,19 @@ func (s *keyStore) put(key []byte) {
 	case <-s.news:
 	default:
 	}
-	s.news <- key // only the reflector puts: there is room
+	s.news <- key // only the watch puts: there is room
 }
 
-// Add implements cache.ReflectorStore.
-func (s *keyStore) Add(obj any) error {
-	secret, ok := obj.(*corev1.Secret)
-	if !ok {
-		return fmt.Errorf("the watch gave a %T", obj)
+// take reads the key from the Secret, nil where there is none.
+func (s *keyStore) take(secret *corev1.Secret) {
+	if secret == nil {
+		s.put(nil)
+		return
 	}
 	key := secret.Data[secretKey]
 	if len(key) < minSize {
 		s.log.Warn("The key of greetings between agents is too short and isn't used", "secret", SecretNamespace+"/"+SecretName, "bytes", len(key), "least", minSize)
-		return nil
+		return
 	}
 	s.put(key)
-	return nil
 }
-
-// Update implements cache.ReflectorStore.
-func (s *keyStore) Update(obj any) error { return s.Add(obj) }
-
-// Delete implements cache.ReflectorStore.
-func (s *keyStore) Delete(any) error {
-	s.put(nil)
-	return nil
-}
-
-// Replace implements cache.ReflectorStore.
-func (s *keyStore) Replace(objs []any, _ string) error {
-	if len(objs) == 0 {
-		return s.Delete(nil)
-	}
-	return s.Add(objs[0])
-}
-
-// Resync implements cache.ReflectorStore; there is nothing to do again.
-func (s *keyStore) Resync() error { return nil }

@@ -100,7 +100,7 @@ type seen struct {
 func New(config Config) *Announcer {
 	a := &Announcer{
 		config: config, wake: make(chan struct{}, 1), leave: make(chan struct{}), left: make(chan struct{}), conflicts: make(chan conflict, 64),
-		mine: map[netip.Addr]*holding{}, links: map[string]*link{}, terms: map[netip.Addr]uint64{}, unclaimed: map[netip.Addr]time.Duration{},
+		mine: map[netip.Addr]*holding{}, links: map[string]*link{}, counts: newCounters(), terms: map[netip.Addr]uint64{}, unclaimed: map[netip.Addr]time.Duration{},
 	}
 	a.held.Store(&map[netip.Addr][]string{})
 	a.begun = config.Mesh.Now()

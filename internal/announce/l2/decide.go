@@ -12,6 +12,7 @@ import (
 
 	"portico.dev/portico/internal/announce/greet"
 	"portico.dev/portico/internal/announce/statuses"
+	"portico.dev/portico/internal/core/announcing"
 	"portico.dev/portico/internal/core/election"
 )
 
@@ -131,7 +132,7 @@ func (a *Announcer) settle(c *election.Contest, now time.Duration, view *greet.V
 		delete(a.unclaimed, c.Address)
 	}
 	switch {
-	case d.Holder == self && h == nil && d.Why == election.Elected && now < a.arrived+gathering && missing(view):
+	case d.Holder == self && h == nil && d.Why == election.Elected && now < a.arrived+gathering && missing(a.input, view):
 		next = a.arrived + gathering
 	case d.Holder == self && h == nil:
 		a.take(c, now, view)
@@ -153,14 +154,13 @@ func (a *Announcer) settle(c *election.Contest, now time.Duration, view *greet.V
 	return next
 }
 
-// missing tells whether a node isn't heard, or isn't to be elected yet.
-func missing(view *greet.View) bool {
-	for _, p := range view.Peers {
-		if !p.Alive || !p.Word.Ready {
-			return true
-		}
-	}
-	return false
+// missing tells whether a node isn't heard, or isn't to be elected yet. At a cluster's first
+// start that is so of a Node that has no address yet, and can't be greeted.
+func missing(in *announcing.Input, view *greet.View) bool {
+	return slices.ContainsFunc(in.Nodes, func(n announcing.Node) bool {
+		p := view.Peers[n.Name]
+		return n.Name != in.Self && (!p.Alive || !p.Word.Ready)
+	})
 }
 
 // yields tells whether this node wants another one to take the address from it.

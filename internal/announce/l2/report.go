@@ -110,6 +110,16 @@ func (a *Announcer) report(c *election.Contest) ReportAddress {
 type counters struct {
 	requests, solicitations, announcements, conflicts atomic.Uint64
 	fresh, lost, planned, released                    atomic.Uint64
+	// took is how long addresses of lost nodes were without one, since their last greeting.
+	took prometheus.Histogram
+}
+
+// newCounters has buckets around the time that a loss takes to be known.
+func newCounters() counters {
+	return counters{took: prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "portico_announce_layer2_takeover_seconds", Help: "Time from the last greeting of a lost node to the take-over of an address that it had.",
+		Buckets: []float64{0.2, 0.3, 0.4, 0.5, 0.7, 1, 2, 5},
+	})}
 }
 
 // taken counts a take-over by its kind.
@@ -119,6 +129,7 @@ func (c *counters) taken(h *holding) {
 		c.fresh.Add(1)
 	case h.Took > 0:
 		c.lost.Add(1)
+		c.took.Observe(h.Took.Seconds())
 	default:
 		c.planned.Add(1)
 	}
@@ -148,6 +159,7 @@ func (a *Announcer) Collect(out chan<- prometheus.Metric) {
 	count(descTaken, a.counts.fresh.Load(), "unheld")
 	count(descTaken, a.counts.lost.Load(), "lost")
 	count(descTaken, a.counts.planned.Load(), "planned")
+	a.counts.took.Collect(out)
 	count(descReleased, a.counts.released.Load())
 	count(descAnswers, a.counts.requests.Load(), "arp")
 	count(descAnswers, a.counts.solicitations.Load(), "ndp")
@@ -164,6 +176,7 @@ func (a *Announcer) Collect(out chan<- prometheus.Metric) {
 
 // Describe implements prometheus.Collector.
 func (a *Announcer) Describe(out chan<- *prometheus.Desc) {
+	a.counts.took.Describe(out)
 	for _, d := range []*prometheus.Desc{
 		descHeld, descPeers, descTaken, descReleased, descAnswers, descAnnouncements, descConflicts, descGreetings, descRefused, descLost, descAway,
 	} {

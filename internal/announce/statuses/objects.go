@@ -6,12 +6,10 @@ import (
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
 	"portico.dev/portico/internal/core/announcing"
 	core "portico.dev/portico/internal/core/metallb"
-	"portico.dev/portico/internal/metallb"
 )
 
 // The labels by which MetalLB's users find the objects.
@@ -19,27 +17,8 @@ const (
 	LabelServiceName      = "metallb.io/service-name"
 	LabelServiceNamespace = "metallb.io/service-namespace"
 
-	labelNode      = "metallb.io/node"
-	labelStateNode = "metallb.io/node-name"
 	labelComponent = "metallb.io/component-type"
 )
-
-// NodeLabel is the label with the node (LabelValue) that a kind's objects are of.
-func NodeLabel(resource schema.GroupVersionResource) string {
-	if resource == metallb.ConfigurationStates {
-		return labelStateNode
-	}
-	return labelNode
-}
-
-// LabelValue gives a node's name as a label's value: a name can be too long for one.
-func LabelValue(name string) string {
-	const most = 63
-	if len(name) <= most {
-		return name
-	}
-	return short(name)
-}
 
 func short(text string) string {
 	sum := sha256.Sum256([]byte(text))
@@ -69,7 +48,7 @@ func BGP(node string, service types.NamespacedName, peers []string) *core.Servic
 func ofService(prefix, node string, service types.NamespacedName) metav1.ObjectMeta {
 	return metav1.ObjectMeta{
 		Name: prefix + short(node+"/"+service.String()), Namespace: core.Namespace,
-		Labels: map[string]string{labelNode: LabelValue(node), LabelServiceName: service.Name, LabelServiceNamespace: service.Namespace},
+		Labels: map[string]string{core.NodeLabel(core.ServiceL2Statuses): core.LabelValue(node), LabelServiceName: service.Name, LabelServiceNamespace: service.Namespace},
 	}
 }
 
@@ -81,7 +60,7 @@ func State(node string, faults []announcing.Fault, since metav1.Time) *core.Conf
 	state := &core.ConfigurationState{
 		ObjectMeta: metav1.ObjectMeta{
 			Name: "speaker-" + node, Namespace: core.Namespace,
-			Labels: map[string]string{labelComponent: "speaker", labelStateNode: LabelValue(node)},
+			Labels: map[string]string{labelComponent: "speaker", core.NodeLabel(core.ConfigurationStates): core.LabelValue(node)},
 		},
 		Status: core.ConfigurationStateStatus{Result: "Valid"},
 	}

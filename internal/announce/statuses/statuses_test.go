@@ -1,7 +1,6 @@
 package statuses
 
 import (
-	"context"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -54,21 +53,7 @@ func (w *world) objects(resource schema.GroupVersionResource) dynamic.ResourceIn
 // run runs a Writer until the returned function or the test's end.
 func (w *world) run(node string, resource schema.GroupVersionResource) (writer *Writer, stop func()) {
 	writer = NewWriter(node, resource, w.client, slog.New(slog.DiscardHandler))
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- writer.Run(ctx) }()
-	stopped := false
-	stop = func() {
-		if !stopped {
-			stopped = true
-			cancel()
-			if err := <-ended; err != nil {
-				w.Error(err)
-			}
-		}
-	}
-	w.Cleanup(stop)
-	return writer, stop
+	return writer, apitest.Run(w, writer.Run)
 }
 
 // has waits until the objects of a kind say these things.
@@ -172,7 +157,7 @@ func TestState(t *testing.T) {
 	writer.Set([]metav1.Object{State(long, faults, since)})
 	const said = "BGPPeer r: spec.peerAddress: is missing\nCommunity c: spec: ?"
 	w.has(metallb.ConfigurationStates, "[map[message:"+said+" reason:ConfigurationError status:False type:configReconcilerValid]] "+said+" Invalid")
-	list, err := w.objects(metallb.ConfigurationStates).List(t.Context(), metav1.ListOptions{LabelSelector: "metallb.io/component-type=speaker,metallb.io/node-name=" + LabelValue(long)})
+	list, err := w.objects(metallb.ConfigurationStates).List(t.Context(), metav1.ListOptions{LabelSelector: "metallb.io/component-type=speaker,metallb.io/node-name=" + core.LabelValue(long)})
 	if err != nil || len(list.Items) != 1 {
 		t.Errorf("found by its labels: %v, %v", list, err)
 	}

@@ -150,7 +150,7 @@ func (w *Writer) learn(ctx context.Context) error {
 		return nil
 	}
 	list, err := w.client.Resource(w.resource).Namespace(core.Namespace).
-		List(ctx, metav1.ListOptions{LabelSelector: NodeLabel(w.resource) + "=" + LabelValue(w.node)})
+		List(ctx, metav1.ListOptions{LabelSelector: core.NodeLabel(w.resource.Resource) + "=" + core.LabelValue(w.node)})
 	if err != nil {
 		return fmt.Errorf("list %s: %w", w.resource.Resource, err)
 	}

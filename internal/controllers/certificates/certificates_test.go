@@ -22,6 +22,7 @@ import (
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
@@ -283,6 +284,62 @@ func TestNameIsGivenOnce(t *testing.T) {
 	w.clock.Step(time.Minute) // the host never came
 	if _, refusal := w.answered(w.ask(host, asked{name: "system:node:n"})); refusal != "" {
 		t.Errorf("a minute later: %s", refusal)
+	}
+}
+
+// A clock that jumps by an hour, either way, keeps no host out, and gives no name twice.
+func TestClockJumps(t *testing.T) {
+	w := newWorld(t, 1)
+	host := w.as("system:bootstrap:abcdef", bootstrappers)
+	for i, jump := range []time.Duration{-time.Hour, 2 * time.Hour, -time.Hour} {
+		name := fmt.Sprintf("system:node:n%d", i)
+		if cert, refusal := w.answered(w.ask(host, asked{name: name})); cert == nil {
+			t.Errorf("before the jump by %v: %s", jump, refusal)
+		}
+		if cert, refusal := w.answered(w.ask(host, asked{name: name})); cert != nil || !strings.Contains(refusal, "a moment ago") {
+			t.Errorf("before the jump by %v: a name was given twice: %q", jump, refusal)
+		}
+		w.clock.SetTime(w.clock.Now().Add(jump))
+	}
+	w.node("alive", false, "203.0.113.1")
+	if cert, refusal := w.answered(w.ask(host, asked{name: "system:node:alive"})); cert != nil || !strings.Contains(refusal, "which is alive") {
+		t.Errorf("the name of a living node: %q", refusal)
+	}
+}
+
+// Requests of a node that has left go soon, and nobody else's; a range of cluster IPs that
+// was added later has no node's door either.
+func TestNodeLeaves(t *testing.T) {
+	w := newWorld(t, 1)
+	host := w.as("system:bootstrap:abcdef", bootstrappers)
+	csrs := map[string]*certificatesv1.CertificateSigningRequest{}
+	for i, name := range []string{"leaves", "stays"} {
+		csrs[name] = w.ask(host, asked{name: "system:node:" + name})
+		if _, refusal := w.answered(csrs[name]); refusal != "" {
+			t.Fatal(refusal)
+		}
+		w.node(name, false, fmt.Sprintf("203.0.113.%d", i+1))
+	}
+	_, err := w.Kube.NetworkingV1().ServiceCIDRs().Create(t.Context(), &networkingv1.ServiceCIDR{
+		ObjectMeta: metav1.ObjectMeta{Name: "more"}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{"203.0.113.0/24"}},
+	}, metav1.CreateOptions{})
+	w.must(err)
+	door := w.ask(w.as("system:node:stays", nodes), asked{signer: serving, name: "system:node:stays", ips: []string{"203.0.113.2"}})
+	if cert, refusal := w.answered(door); cert != nil || !strings.Contains(refusal, "203.0.113.2") {
+		t.Errorf("a door at an address of a later range: %v, %q", cert, refusal)
+	}
+
+	api := w.Kube.CertificatesV1().CertificateSigningRequests()
+	w.clock.Step(2 * time.Minute)
+	w.must(w.Kube.CoreV1().Nodes().Delete(t.Context(), "leaves", metav1.DeleteOptions{}))
+	apitest.Eventually(t, "its request is forgotten", func() error {
+		if _, err := api.Get(t.Context(), csrs["leaves"].Name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+			return fmt.Errorf("it is there: %w", err)
+		}
+		return nil
+	})
+	if _, err := api.Get(t.Context(), csrs["stays"].Name, metav1.GetOptions{}); err != nil {
+		t.Errorf("the other's: %v", err)
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 
+	"portico.dev/portico/internal/core/ipam"
 	"portico.dev/portico/internal/core/rbac"
 )
 
@@ -127,6 +128,10 @@ func (c *controller) judgeServing(ctx context.Context, f *form) (verdict, error)
 	if err != nil {
 		return verdict{}, fmt.Errorf("list the API's endpoints: %w", err)
 	}
+	ranges, err := c.clusterRanges(ctx)
+	if err != nil {
+		return verdict{}, err
+	}
 	owners := map[netip.Addr]string{}
 	own := map[netip.Addr]bool{}
 	for _, n := range nodes.Items {
@@ -154,7 +159,7 @@ func (c *controller) judgeServing(ctx context.Context, f *form) (verdict, error)
 		switch {
 		case owners[a] != "":
 			return verdict{deny: fmt.Sprintf("the address %s is that of %s", a, owners[a])}, nil
-		case !a.IsGlobalUnicast() || c.isInside(a):
+		case !a.IsGlobalUnicast() || slices.ContainsFunc(ranges, func(p netip.Prefix) bool { return p.Contains(a) }):
 			return verdict{deny: fmt.Sprintf("%s is no address of a node", a)}, nil
 		case !own[a]:
 			later = true
@@ -163,8 +168,17 @@ func (c *controller) judgeServing(ctx context.Context, f *form) (verdict, error)
 	return verdict{approve: !later, later: later}, nil
 }
 
-func (c *controller) isInside(a netip.Addr) bool {
-	return slices.ContainsFunc(c.Ranges, func(p netip.Prefix) bool { return p.Contains(a) })
+// clusterRanges are those that are the cluster's now.
+func (c *controller) clusterRanges(ctx context.Context) ([]netip.Prefix, error) {
+	list, err := c.Client.NetworkingV1().ServiceCIDRs().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("list ServiceCIDRs: %w", err)
+	}
+	out := slices.Clone(c.Ranges)
+	for i := range list.Items {
+		out = append(out, ipam.Prefixes(&list.Items[i])...)
+	}
+	return out, nil
 }
 
 // isCluster says whether clients that look for a Service would use a name: a node's door

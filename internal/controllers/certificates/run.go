@@ -13,8 +13,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/kubernetes"
 	certificateslisters "k8s.io/client-go/listers/certificates/v1"
+	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/utils/clock"
 
@@ -23,9 +25,12 @@ import (
 )
 
 const (
-	// Old requests are deleted after upstream's times.
+	// Old requests are deleted after upstream's times, since they came or were answered.
 	keepAnswered = time.Hour
 	keepPending  = 24 * time.Hour
+	// keepLeft is for those whose node has left, or hasn't come: its host has long read the
+	// certificate, or never will.
+	keepLeft = time.Minute
 	// askAgain is how soon a request is looked at again whose Node shows too little: it
 	// reports its addresses about when it asks.
 	askAgain = time.Second
@@ -47,7 +52,8 @@ type Deps struct {
 	Reserved []string
 	// Domain is the cluster's: names in it are those of Services and pods.
 	Domain string
-	// Ranges are those of cluster IPs, pods and guests: no node has an address there.
+	// Ranges are those of cluster IPs, pods and guests: no node has an address there, nor in
+	// a ServiceCIDR.
 	Ranges []netip.Prefix
 }
 
@@ -56,6 +62,7 @@ type controller struct {
 	Deps
 	queue    *work.Queue[string]
 	requests certificateslisters.CertificateSigningRequestLister
+	nodes    corelisters.NodeLister
 }
 
 // Run answers requests until ctx ends. An error means that it could not begin.
@@ -65,8 +72,8 @@ func Run(ctx context.Context, d Deps) error {
 	}
 	view := caches.Open(ctx, d.Client, d.Caches)
 	defer view.Close()
-	informer := view.Certificates().V1().CertificateSigningRequests()
-	c := &controller{Deps: d, queue: work.New[string]("certificates", d.Log, d.Clock), requests: informer.Lister()}
+	informer, nodes := view.Certificates().V1().CertificateSigningRequests(), view.Core().V1().Nodes()
+	c := &controller{Deps: d, queue: work.New[string]("certificates", d.Log, d.Clock), requests: informer.Lister(), nodes: nodes.Lister()}
 	seen := func(obj any) {
 		if csr, ok := obj.(*certificatesv1.CertificateSigningRequest); ok {
 			if _, ours := forms[csr.Spec.SignerName]; ours {
@@ -75,11 +82,26 @@ func Run(ctx context.Context, d Deps) error {
 		}
 	}
 	view.On(informer.Informer(), cache.ResourceEventHandlerFuncs{AddFunc: seen, UpdateFunc: func(_, obj any) { seen(obj) }})
+	view.On(nodes.Informer(), cache.ResourceEventHandlerFuncs{DeleteFunc: c.left})
 	if ok, err := view.Ready(); !ok {
 		return err
 	}
 	c.queue.Run(ctx, 1, c.sync) // one worker: two hosts never get one name
 	return nil
+}
+
+// left has the requests of a node that is gone looked at.
+func (c *controller) left(obj any) {
+	gone, err := cache.DeletionHandlingObjectToName(obj)
+	if err != nil {
+		return
+	}
+	all, _ := c.requests.List(labels.Everything()) // listing a cache can't fail
+	for _, csr := range all {
+		if f, err := read(csr); err == nil && f.node == gone.Name {
+			c.queue.Add(csr.Name)
+		}
+	}
 }
 
 // sync brings one request a step further; what it writes wakes it again.
@@ -111,13 +133,40 @@ func (c *controller) sync(ctx context.Context, name string) error {
 	return c.decide(ctx, csr)
 }
 
-// age is the time until a request is forgotten.
+// age is the time until a request is forgotten. That of an answered one counts from the
+// answer: its host must have the time to read it, also when the clock has jumped since it
+// asked.
 func (c *controller) age(csr *certificatesv1.CertificateSigningRequest) time.Duration {
-	keep := keepPending
-	if len(csr.Status.Certificate) > 0 || refused(csr) {
-		keep = keepAnswered
+	since, keep := csr.CreationTimestamp.Time, keepPending
+	issued := len(csr.Status.Certificate) > 0
+	if issued || refused(csr) {
+		since, keep = answeredAt(csr), keepAnswered
 	}
-	return csr.CreationTimestamp.Add(keep).Sub(c.Clock.Now())
+	if issued && !c.isHere(csr) {
+		keep = keepLeft
+	}
+	return since.Add(keep).Sub(c.Clock.Now())
+}
+
+// answeredAt is when the last word was spoken.
+func answeredAt(csr *certificatesv1.CertificateSigningRequest) time.Time {
+	last := csr.CreationTimestamp.Time
+	for _, condition := range csr.Status.Conditions {
+		if !condition.LastUpdateTime.IsZero() {
+			last = condition.LastUpdateTime.Time
+		}
+	}
+	return last
+}
+
+// isHere tells whether there is the Node that a request is for.
+func (c *controller) isHere(csr *certificatesv1.CertificateSigningRequest) bool {
+	f, err := read(csr)
+	if err != nil {
+		return false
+	}
+	_, err = c.nodes.Get(f.node)
+	return err == nil
 }
 
 func (c *controller) forget(ctx context.Context, csr *certificatesv1.CertificateSigningRequest) error {

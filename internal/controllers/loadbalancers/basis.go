@@ -8,7 +8,9 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/cache"
 
 	core "portico.dev/portico/internal/core/metallb"
 	"portico.dev/portico/internal/core/pools"
@@ -68,11 +70,31 @@ func (c *controller) ours() []*corev1.Service {
 
 // reserved are the cluster's ranges and what is the nodes' own.
 func (c *controller) reserved() []pools.Reserved {
-	out := slices.Clone(c.Reserved)
-	nodes := c.nodes.List()
-	slices.SortFunc(nodes, func(a, b any) int { return strings.Compare(a.(*corev1.Node).Name, b.(*corev1.Node).Name) })
-	for _, obj := range nodes {
+	var out []pools.Reserved
+	if c.ranges != nil {
+		for _, obj := range inOrder(c.ranges) {
+			out = append(out, rangesOf(obj.(*networkingv1.ServiceCIDR))...)
+		}
+	}
+	if len(out) == 0 {
+		for _, prefix := range c.Default {
+			out = append(out, pools.Reserved{Prefix: prefix, What: "the cluster IPs of Services (--service-cidr)"})
+		}
+	}
+	out = append(out, c.Reserved...)
+	for _, obj := range inOrder(c.nodes) {
 		out = append(out, addressesOf(obj.(*corev1.Node))...)
+	}
+	return out
+}
+
+// inOrder gives the objects of a kind without namespaces by name.
+func inOrder(indexer cache.Indexer) []any {
+	var out []any
+	for _, key := range slices.Sorted(slices.Values(indexer.ListKeys())) {
+		if obj, ok, err := indexer.GetByKey(key); ok && err == nil {
+			out = append(out, obj)
+		}
 	}
 	return out
 }

@@ -27,12 +27,12 @@ func (c *controller) removeLeftovers(ctx context.Context) error {
 	alive, known := map[string]bool{}, map[string]bool{}
 	for _, obj := range c.nodes.List() {
 		n := obj.(*corev1.Node)
-		name := statuses.LabelValue(n.Name)
+		name := core.LabelValue(n.Name)
 		known[name], alive[name] = true, !isDead(n)
 	}
 	again := false
 	for _, resource := range []schema.GroupVersionResource{metallb.ServiceL2Statuses, metallb.ServiceBGPStatuses, metallb.ConfigurationStates} {
-		label := statuses.NodeLabel(resource)
+		label := core.NodeLabel(resource.Resource)
 		list, err := c.Dynamic.Resource(resource).Namespace(core.Namespace).List(ctx, metav1.ListOptions{LabelSelector: label})
 		if err != nil {
 			return fmt.Errorf("list %s: %w", resource.Resource, err)

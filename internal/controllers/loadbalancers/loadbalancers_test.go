@@ -33,11 +33,12 @@ type world struct {
 	*apitest.Server
 	dynamic  dynamic.Interface
 	recorder record.EventRecorder
+	metrics  *loadbalancers.Metrics
 }
 
 func begin(t *testing.T) *world {
 	t.Helper()
-	w := &world{T: t, Server: apitest.Start(t)}
+	w := &world{T: t, Server: apitest.Start(t), metrics: loadbalancers.NewMetrics()}
 	w.connect()
 	for _, name := range []string{"default", "other"} {
 		w.namespace(name, nil)
@@ -59,27 +60,14 @@ func (w *world) connect() {
 
 // run runs the controller until the returned function or the test's end.
 func (w *world) run() (stop func()) {
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() {
-		ended <- loadbalancers.Run(ctx, loadbalancers.Deps{
-			Client: w.Kube, Dynamic: w.dynamic, Recorder: w.recorder,
+	return apitest.Run(w, func(ctx context.Context) error {
+		return loadbalancers.Run(ctx, loadbalancers.Deps{
+			Client: w.Kube, Dynamic: w.dynamic, Recorder: w.recorder, Metrics: w.metrics,
 			Log:      slog.New(slog.NewTextHandler(w.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})),
 			Reserved: []pools.Reserved{{Prefix: netip.MustParsePrefix("10.245.0.0/16"), What: "the addresses of virtual machines"}},
+			Default:  []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")},
 		})
-	}()
-	stopped := false
-	stop = func() {
-		if !stopped {
-			stopped = true
-			cancel()
-			if err := <-ended; err != nil {
-				w.Error(err)
-			}
-		}
-	}
-	w.Cleanup(stop)
-	return stop
+	})
 }
 
 func (w *world) namespace(name string, labels map[string]string) {

@@ -122,7 +122,7 @@ func TestLeftoversOfNodes(t *testing.T) {
 		apitest.Eventually(t, when, func() error {
 			var got []string
 			for _, resource := range []schema.GroupVersionResource{metallb.ServiceL2Statuses, metallb.ServiceBGPStatuses, metallb.ConfigurationStates} {
-				label := statuses.NodeLabel(resource)
+				label := core.NodeLabel(resource.Resource)
 				list, err := w.dynamic.Resource(resource).Namespace(core.Namespace).List(t.Context(), metav1.ListOptions{LabelSelector: label})
 				if err != nil {
 					return err

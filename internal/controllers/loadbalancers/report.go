@@ -30,6 +30,7 @@ func (c *controller) report(ctx context.Context) error {
 	}
 	var errs []error
 	counts := c.allocator.Counts()
+	c.Metrics.set(&tally{counts, countLacks(c.refused)})
 	for _, name := range slices.Sorted(maps.Keys(c.known)) {
 		p := c.known[name]
 		if p.Status == counts[name] {

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
@@ -19,6 +21,7 @@ import (
 
 	"portico.dev/portico/internal/controllers/caches"
 	"portico.dev/portico/internal/controllers/work"
+	"portico.dev/portico/internal/core/ipam"
 	core "portico.dev/portico/internal/core/metallb"
 	"portico.dev/portico/internal/core/pools"
 	"portico.dev/portico/internal/metallb"
@@ -32,9 +35,12 @@ type Deps struct {
 	Recorder record.EventRecorder // nil: no events
 	Log      *slog.Logger
 	Clock    clock.WithTicker // nil: the real one
-	// Reserved are ranges of the cluster's own. The nodes' addresses and pod ranges join
-	// them.
+	Metrics  *Metrics         // nil: nobody counts
+	// Reserved are ranges of the cluster's own. ServiceCIDRs join them, and the nodes'
+	// addresses and pod ranges.
 	Reserved []pools.Reserved
+	// Default are the ranges of cluster IPs where the API has no ServiceCIDR.
+	Default []netip.Prefix
 }
 
 // The keys of the queue that are no Service's; a Service's has a namespace.
@@ -64,6 +70,7 @@ type controller struct {
 	services   cache.Indexer
 	namespaces cache.Indexer
 	nodes      cache.Indexer
+	ranges     cache.Indexer // of cluster IPs; nil: the API has no ServiceCIDRs
 
 	allocator *pools.Allocator // nil: the pools aren't known yet
 	basis     string           // what the allocator was made from
@@ -71,7 +78,7 @@ type controller struct {
 	told      string // of the faults
 	hasTold   bool
 	known     map[string]*core.IPAddressPool
-	refused   map[types.NamespacedName]bool // Services without an address, or without the second
+	refused   map[types.NamespacedName]lack // Services without an address, or without the second
 	written   map[types.NamespacedName]written
 	changes   int // of the allocator, when the refused were last tried
 
@@ -94,9 +101,12 @@ func Run(ctx context.Context, d Deps) error {
 	defer view.Close()
 	c := &controller{
 		Deps: d, queue: work.New[types.NamespacedName]("loadbalancers", d.Log, d.Clock),
-		refused: map[types.NamespacedName]bool{}, written: map[types.NamespacedName]written{},
+		refused: map[types.NamespacedName]lack{}, written: map[types.NamespacedName]written{},
 	}
-	c.watch(view)
+	defer d.Metrics.set(nil)
+	if err := c.watch(ctx, view); err != nil {
+		return err
+	}
 	if ok, err := view.Ready(); !ok {
 		return err
 	}
@@ -131,7 +141,7 @@ func served(ctx context.Context, client dynamic.Interface, clk clock.WithTicker)
 	}
 }
 
-func (c *controller) watch(view *caches.View) {
+func (c *controller) watch(ctx context.Context, view *caches.View) error {
 	informers := view.Core().V1()
 	services, namespaces, nodes := informers.Services().Informer(), informers.Namespaces().Informer(), informers.Nodes().Informer()
 	c.services, c.namespaces, c.nodes = services.GetIndexer(), namespaces.GetIndexer(), nodes.GetIndexer()
@@ -158,6 +168,25 @@ func (c *controller) watch(view *caches.View) {
 			c.queue.Add(leftovers)
 		},
 	})
+	return c.watchRanges(ctx, view)
+}
+
+// watchRanges follows the ServiceCIDRs where there are such: Kubernetes has them since
+// 1.33, and an API doesn't learn a kind of its own while it runs.
+func (c *controller) watchRanges(ctx context.Context, view *caches.View) error {
+	_, err := c.Client.NetworkingV1().ServiceCIDRs().List(ctx, metav1.ListOptions{Limit: 1})
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil
+	case err != nil && ctx.Err() == nil:
+		return fmt.Errorf("list ServiceCIDRs, whose addresses no load balancer may have: %w", err)
+	case err != nil:
+		return nil
+	}
+	ranges := view.Networking().V1().ServiceCIDRs().Informer()
+	c.ranges = ranges.GetIndexer()
+	view.OnAny(ranges, func(any) { c.queue.Add(everything) })
+	return nil
 }
 
 // configure takes what Follow says.
@@ -196,6 +225,16 @@ func (c *controller) sync(ctx context.Context, key types.NamespacedName) error {
 		c.queue.AddAfter(report, reportDelay)
 	}
 	return err
+}
+
+// rangesOf gives what Services get their cluster IPs from. One that ends counts until it
+// is gone: it may have Services (KEP-1880).
+func rangesOf(cidr *networkingv1.ServiceCIDR) []pools.Reserved {
+	var out []pools.Reserved
+	for _, prefix := range ipam.Prefixes(cidr) {
+		out = append(out, pools.Reserved{Prefix: prefix, What: "the cluster IPs of ServiceCIDR " + cidr.Name})
+	}
+	return out
 }
 
 // addressesOf gives what is a node's own.

@@ -80,11 +80,7 @@ func (c *controller) service(ctx context.Context, name types.NamespacedName) err
 		return c.write(ctx, svc, c.without(svc))
 	}
 	result, refusal := c.allocator.Allocate(svc, c.labelsOf(svc.Namespace))
-	if refusal == nil && result.Partial == nil {
-		delete(c.refused, name)
-	} else {
-		c.refused[name] = true
-	}
+	c.note(name, refusal, result.Partial)
 	next := c.with(svc, result, refusal)
 	if err := c.write(ctx, svc, next); err != nil {
 		if !unknown(err) { // else it may have been written: nobody else may have the address
@@ -99,7 +95,29 @@ func (c *controller) service(ctx context.Context, name types.NamespacedName) err
 
 func (c *controller) forget(name types.NamespacedName) {
 	c.allocator.Release(name)
-	delete(c.refused, name)
+	c.note(name, nil, nil)
+}
+
+// lack is what a Service waits for, and why.
+type lack struct {
+	reason pools.Reason
+	second bool // it has an address, and prefers one of the other family as well
+}
+
+// note remembers what a Service lacks.
+func (c *controller) note(name types.NamespacedName, refusal, partial *pools.Refusal) {
+	before := c.refused[name]
+	switch {
+	case refusal != nil:
+		c.refused[name] = lack{reason: refusal.Reason}
+	case partial != nil:
+		c.refused[name] = lack{partial.Reason, true}
+	default:
+		delete(c.refused, name)
+	}
+	if c.refused[name] != before {
+		c.queue.AddAfter(report, reportDelay)
+	}
 }
 
 // age is when the Service was made, to try the oldest first.
