@@ -41,6 +41,16 @@ func (s *Server) Settle(ctx context.Context, look time.Duration) (time.Duration,
 	return process.Settle(ctx, look, s.processes...)
 }
 
+// StandBack has the server's processes run only where nobody else wants to.
+func (s *Server) StandBack() error {
+	for _, p := range s.processes {
+		if err := p.StandBack(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // MemoryMB is that of all its processes.
 func (s *Server) MemoryMB() (float64, error) {
 	var sum float64

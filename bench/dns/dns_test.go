@@ -52,8 +52,8 @@ func TestGoalsTakeTheWorst(t *testing.T) {
 		t.Errorf("%d goals", len(goals))
 	}
 	for _, g := range goals {
-		if w := want[g.name]; g.value < w.value*0.999 || g.value > w.value*1.001 || g.met() != w.met {
-			t.Errorf("%s is %v, met %v; want %v", g.name, g.value, g.met(), w)
+		if w := want[g.Name]; g.Value < w.value*0.999 || g.Value > w.value*1.001 || g.Met() != w.met {
+			t.Errorf("%s is %v, met %v; want %v", g.Name, g.Value, g.Met(), w)
 		}
 	}
 }

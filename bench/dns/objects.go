@@ -51,6 +51,11 @@ func startAPI(ctx context.Context, dir, portico string) (*api, error) {
 	if err != nil {
 		return nil, err
 	}
+	// What it does after it has told of a change is in nobody's figures either.
+	if err := s.StandBack(); err != nil {
+		s.Stop()
+		return nil, err
+	}
 	a := &api{Server: s, dir: dir}
 	if a.tap, err = startTap(dir, s.Access); err != nil {
 		s.Stop()

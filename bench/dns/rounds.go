@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"runtime"
-	"text/tabwriter"
 	"time"
 
 	"portico.dev/portico/bench/figure"
@@ -24,14 +23,6 @@ const (
 	echoPerCPU = "echo_qps_per_cpu"
 )
 
-// figures are all measurements of one server, by name, round by round.
-type figures map[string][]float64
-
-func (f figures) add(value float64, name ...any) {
-	key := said(name...)
-	f[key] = append(f[key], value)
-}
-
 // run measures both servers in turn, so that what else the machine does meets both.
 func (p *plan) run(ctx context.Context) error {
 	dir, err := os.MkdirTemp(p.dir, "portico-bench-")
@@ -44,7 +35,7 @@ func (p *plan) run(ctx context.Context) error {
 		return err
 	}
 	defer a.stop()
-	ours, peers := figures{}, figures{}
+	ours, peers := figure.Rounds{}, figure.Rounds{}
 	for _, size := range p.sizes {
 		if err := a.grow(ctx, size); err != nil {
 			return err
@@ -74,7 +65,7 @@ func (p *plan) run(ctx context.Context) error {
 }
 
 // measure starts a server, measures it, and stops it.
-func (p *plan) measure(ctx context.Context, a *api, how starter, size int, into figures) error {
+func (p *plan) measure(ctx context.Context, a *api, how starter, size int, into figure.Rounds) error {
 	s, err := start(ctx, a, how)
 	if err != nil {
 		return err
@@ -89,20 +80,20 @@ func (p *plan) measure(ctx context.Context, a *api, how starter, size int, into 
 		if err != nil {
 			return err
 		}
-		into.add(v, perCPU, load, size)
+		into.Add(v, perCPU, load, size)
 	}
 	half, most, err := s.waiting(ctx, p, a.dir)
 	if err != nil {
 		return err
 	}
-	into.add(half, p50, size)
-	into.add(most, p99, size)
+	into.Add(half, p50, size)
+	into.Add(most, p99, size)
 	all, err := s.news(ctx, a, p.news)
 	if err != nil {
 		return err
 	}
-	into.add(figure.Milliseconds(figure.Percentile(all, 50)), resolveP50, size)
-	into.add(figure.Milliseconds(figure.Percentile(all, 99)), resolveP99, size)
+	into.Add(figure.Milliseconds(figure.Percentile(all, 50)), resolveP50, size)
+	into.Add(figure.Milliseconds(figure.Percentile(all, 99)), resolveP99, size)
 	select {
 	case <-time.After(p.idle):
 	case <-ctx.Done():
@@ -112,12 +103,12 @@ func (p *plan) measure(ctx context.Context, a *api, how starter, size int, into 
 	if err != nil {
 		return err
 	}
-	into.add(m.Resident, resident, size)
-	into.add(m.Anonymous, anonymous, size)
+	into.Add(m.Resident, resident, size)
+	into.Add(m.Anonymous, anonymous, size)
 	return nil
 }
 
-func (p *plan) measureEcho(ctx context.Context, a *api, into figures) error {
+func (p *plan) measureEcho(ctx context.Context, a *api, into figure.Rounds) error {
 	s, err := startEcho(a.dir)
 	if err != nil {
 		return err
@@ -131,41 +122,24 @@ func (p *plan) measureEcho(ctx context.Context, a *api, into figures) error {
 		return err
 	}
 	v, err := s.perProcessor(ctx, p, a.dir, namesLoad)
-	into.add(v, echoPerCPU)
+	into.Add(v, echoPerCPU)
 	return err
-}
-
-// goal is what a figure of the file should be. Of several sizes and loads the worst counts.
-type goal struct {
-	name  string
-	value float64
-	limit float64
-	more  bool // at least the limit; else less than it
-}
-
-func (g goal) met() bool {
-	if g.more {
-		return g.value >= g.limit
-	}
-	return g.value < g.limit
 }
 
 // report writes medians over the rounds, flat, so that a line of shell can read one,
 // and prints what is to be reached.
-func (p *plan) report(ours, peers figures) error {
+func (p *plan) report(ours, peers figure.Rounds) error {
 	values := map[string]any{
 		"time": time.Now().UTC().Format(time.RFC3339), "rounds": p.rounds, "services": p.sizes, "processors": runtime.NumCPU(),
 		"load": fmt.Sprintf("dnsperf, %d clients, UDP over loopback", clients), "rate_of_p99": p.rate,
 	}
-	spread := map[string][2]float64{}
-	own, peer := medians("", ours, values, spread), medians("peer_", peers, values, spread)
-	values["spread"] = spread
+	spread, met := map[string][2]float64{}, map[string]bool{}
+	own, peer := ours.Medians("", values, spread), peers.Medians("peer_", values, spread)
 	goals := p.goals(own, peer)
-	met := map[string]bool{}
 	for _, g := range goals {
-		values[g.name], met[g.name] = figure.Round(g.value), g.met()
+		values[g.Name], met[g.Name] = figure.Round(g.Value), g.Met()
 	}
-	values["goal_met"] = met
+	values["spread"], values["goal_met"] = spread, met
 	raw, err := figure.Merge(p.out, values)
 	if err != nil {
 		return err
@@ -173,37 +147,17 @@ func (p *plan) report(ours, peers figures) error {
 	if p.coredns == "" {
 		fmt.Println(string(raw))
 	}
-	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "figure\tvalue\tgoal\t\t")
-	for _, g := range goals {
-		sign, verdict := "<", "missed"
-		if g.more {
-			sign = ">="
-		}
-		if g.met() {
-			verdict = "met"
-		}
-		fmt.Fprintf(w, "%s\t%.3f\t%s %g\t%s\t\n", g.name, g.value, sign, g.limit, verdict)
-	}
-	return w.Flush()
+	return figure.PrintGoals(os.Stdout, goals, nil)
 }
 
-func medians(prefix string, f figures, values map[string]any, spread map[string][2]float64) map[string]float64 {
-	out := map[string]float64{}
-	for name, all := range f {
-		out[name] = figure.Median(all)
-		values[prefix+name], spread[prefix+name] = figure.Round(out[name]), figure.Spread(all)
-	}
-	return out
-}
-
-func (p *plan) goals(own, peer map[string]float64) (out []goal) {
+// goals are what the figures should be. Of several sizes and loads the worst counts.
+func (p *plan) goals(own, peer map[string]float64) (out []figure.Goal) {
 	worst := func(name string, limit float64, more bool, of func(size int) []float64) {
-		g := goal{name: name, limit: limit, more: more}
+		g := figure.Goal{Name: name, Limit: limit, More: more}
 		for i, size := range p.sizes {
 			for j, v := range of(size) {
-				if i == 0 && j == 0 || more == (v < g.value) {
-					g.value = v
+				if i == 0 && j == 0 || more == (v < g.Value) {
+					g.Value = v
 				}
 			}
 		}
@@ -212,18 +166,18 @@ func (p *plan) goals(own, peer map[string]float64) (out []goal) {
 	ratio := func(names ...string) func(int) []float64 {
 		return func(size int) (all []float64) {
 			for _, name := range names {
-				all = append(all, own[said(name, size)]/peer[said(name, size)])
+				all = append(all, own[figure.Name(name, size)]/peer[figure.Name(name, size)])
 			}
 			return all
 		}
 	}
-	names, mix := said(perCPU, namesLoad), said(perCPU, mixLoad)
+	names, mix := figure.Name(perCPU, namesLoad), figure.Name(perCPU, mixLoad)
 	if len(peer) > 0 {
 		worst("qps_per_cpu_ratio", 4, true, ratio(names, mix))
 		worst("p99_ratio", 0.5, false, ratio(p99))
 		worst("rss_ratio", 0.5, false, ratio(resident))
 	}
-	worst(resolveP99, 1, false, func(size int) []float64 { return []float64{own[said(resolveP99, size)]} })
-	worst("echo_ratio", 0.6, true, func(size int) []float64 { return []float64{own[said(names, size)] / own[echoPerCPU]} })
+	worst(resolveP99, 1, false, func(size int) []float64 { return []float64{own[figure.Name(resolveP99, size)]} })
+	worst("echo_ratio", 0.6, true, func(size int) []float64 { return []float64{own[figure.Name(names, size)] / own[echoPerCPU]} })
 	return out
 }

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"strings"
 	"sync"
 	"time"
 
@@ -189,13 +188,4 @@ func echo(ctx context.Context, address string) error {
 	}
 	<-ctx.Done()
 	return nil
-}
-
-// said is a name for a figure: words joined by underlines.
-func said(words ...any) string {
-	text := make([]string, len(words))
-	for i, w := range words {
-		text[i] = fmt.Sprint(w)
-	}
-	return strings.Join(text, "_")
 }

@@ -2,31 +2,30 @@ package main
 
 import (
 	"fmt"
-	"maps"
 	"os"
 	"regexp"
 	"runtime"
 	"strconv"
-	"text/tabwriter"
 	"time"
 
 	"portico.dev/portico/bench/figure"
 )
 
-// goal is what a figure of ours should be less than.
-type goal struct {
-	name  string
-	limit float64
-}
-
-func (p *plan) goals() []goal {
-	return []goal{
-		{said("first_slices", p.services, "seconds"), 2},
-		{"slice_p99_ms", 10},
-		{said("slice_burst", p.burst, "seconds"), 1},
-		{allComputed, 1},
-		{oneComputed, 1},
+// goals are what ours should be; those that weren't measured are left out.
+func (p *plan) goals(own map[string]float64) (out []figure.Goal) {
+	for _, g := range []figure.Goal{
+		{Name: figure.Name("first_slices", p.services, "seconds"), Limit: 2},
+		{Name: "slice_p99_ms", Limit: 10},
+		{Name: figure.Name("slice_burst", p.burst, "seconds"), Limit: 1},
+		{Name: allComputed, Limit: 1},
+		{Name: oneComputed, Limit: 1},
+	} {
+		var measured bool
+		if g.Value, measured = own[g.Name]; measured {
+			out = append(out, g)
+		}
 	}
+	return out
 }
 
 // Figures of the computation alone, of 100,000 endpoints in 1,000 Services.
@@ -45,7 +44,7 @@ var computed = map[string]struct {
 	oneComputed: {regexp.MustCompile(`(?m)^BenchmarkOnePodOfThousandServices\S*\s.*\s([\d.]+) cpu-ns/op`), time.Millisecond},
 }
 
-func readComputed(file string, into figures) error {
+func readComputed(file string, into figure.Rounds) error {
 	raw, err := os.ReadFile(file)
 	if err != nil {
 		return fmt.Errorf("read what the benchmark of core/endpoints said: %w", err)
@@ -56,7 +55,7 @@ func readComputed(file string, into figures) error {
 			if err != nil {
 				return fmt.Errorf("read %s: %w", file, err)
 			}
-			into.add(name, ns/float64(c.unit))
+			into.Add(ns/float64(c.unit), name)
 		}
 		if len(into[name]) == 0 {
 			return fmt.Errorf("%s has no benchmark %s", file, c.line)
@@ -67,28 +66,21 @@ func readComputed(file string, into figures) error {
 
 // report writes medians over the rounds, flat, so that a line of shell can read one, and
 // prints what is to be reached.
-func (p *plan) report(ours, peers figures) error {
+func (p *plan) report(ours, peers figure.Rounds) error {
 	if p.compute != "" {
 		if err := readComputed(p.compute, ours); err != nil {
 			return err
 		}
-	}
-	all := maps.Clone(ours)
-	for name, rounds := range peers {
-		all["peer_"+name] = rounds
 	}
 	values := map[string]any{
 		"slices_time": time.Now().UTC().Format(time.RFC3339), "slices_rounds": p.rounds,
 		"processors": runtime.NumCPU(), "file_system": figure.FileSystem(p.dir),
 	}
 	spread, met := map[string][2]float64{}, map[string]bool{}
-	for name, rounds := range all {
-		values[name], spread[name] = figure.Round(figure.Median(rounds)), figure.Spread(rounds)
-	}
-	for _, g := range p.goals() {
-		if rounds, ok := ours[g.name]; ok {
-			met[g.name] = figure.Median(rounds) < g.limit
-		}
+	own, peer := ours.Medians("", values, spread), peers.Medians("peer_", values, spread)
+	goals := p.goals(own)
+	for _, g := range goals {
+		met[g.Name] = g.Met()
 	}
 	values["spread"], values["goal_met"] = spread, met
 	raw, err := figure.Merge(p.out, values)
@@ -98,25 +90,5 @@ func (p *plan) report(ours, peers figures) error {
 	if len(peers) == 0 {
 		fmt.Println(string(raw))
 	}
-	return p.print(values, met)
-}
-
-func (p *plan) print(values map[string]any, met map[string]bool) error {
-	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "figure\tPortico\tpeer\tgoal\t\t")
-	for _, g := range p.goals() {
-		value, ok := values[g.name]
-		if !ok {
-			continue
-		}
-		verdict, peer := "missed", "-"
-		if met[g.name] {
-			verdict = "met"
-		}
-		if v, ok := values["peer_"+g.name]; ok {
-			peer = fmt.Sprintf("%.3f", v)
-		}
-		fmt.Fprintf(w, "%s\t%.3f\t%s\t< %g\t%s\t\n", g.name, value, peer, g.limit, verdict)
-	}
-	return w.Flush()
+	return figure.PrintGoals(os.Stdout, goals, peer)
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
@@ -20,11 +19,6 @@ const changePause = 60 * time.Millisecond
 // profileSeconds is about as long as each phase takes.
 const profileSeconds = 3
 
-// figures are all measurements of one server, by name, round by round.
-type figures map[string][]float64
-
-func (f figures) add(name string, value float64) { f[name] = append(f[name], value) }
-
 type starter func(ctx context.Context, dir string) (*apiserver.Server, error)
 
 // run measures both servers in turn, so that what else the machine does meets both.
@@ -34,7 +28,7 @@ func (p *plan) run(ctx context.Context) error {
 		return fmt.Errorf("make the servers' folder: %w", err)
 	}
 	defer os.RemoveAll(dir)
-	ours, peers := figures{}, figures{}
+	ours, peers := figure.Rounds{}, figure.Rounds{}
 	for round := range p.rounds {
 		if err := p.measure(ctx, filepath.Join(dir, fmt.Sprint("portico-", round)), p.startPortico, ours); err != nil {
 			return fmt.Errorf("measure Portico: %w", err)
@@ -62,7 +56,7 @@ func (p *plan) startPeer(ctx context.Context, dir string) (*apiserver.Server, er
 }
 
 // measure starts a server on an empty store, measures it, and removes all of it.
-func (p *plan) measure(ctx context.Context, dir string, start starter, into figures) error {
+func (p *plan) measure(ctx context.Context, dir string, start starter, into figure.Rounds) error {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err
 	}
@@ -102,10 +96,10 @@ func (p *plan) measure(ctx context.Context, dir string, start starter, into figu
 }
 
 // phases are the measurements, each from a server with nothing to do.
-func (p *plan) phases(ctx context.Context, l *load, w *watcher, into figures) error {
+func (p *plan) phases(ctx context.Context, l *load, w *watcher, into figure.Rounds) error {
 	if err := p.phase(ctx, l, p.services, "first_slices", into, func() error {
 		took, err := p.first(ctx, l, w)
-		into.add(said("first_slices", p.services, "seconds"), took.Seconds())
+		into.Add(took.Seconds(), "first_slices", p.services, "seconds")
 		return err
 	}); err != nil {
 		return fmt.Errorf("first slices: %w", err)
@@ -113,8 +107,8 @@ func (p *plan) phases(ctx context.Context, l *load, w *watcher, into figures) er
 	if err := p.phase(ctx, l, p.changes, "slice", into, func() error {
 		all, err := p.oneByOne(ctx, l, w)
 		if err == nil {
-			into.add("slice_p50_ms", figure.Milliseconds(figure.Percentile(all, 50)))
-			into.add("slice_p99_ms", figure.Milliseconds(figure.Percentile(all, 99)))
+			into.Add(figure.Milliseconds(figure.Percentile(all, 50)), "slice_p50_ms")
+			into.Add(figure.Milliseconds(figure.Percentile(all, 99)), "slice_p99_ms")
 		}
 		return err
 	}); err != nil {
@@ -122,7 +116,7 @@ func (p *plan) phases(ctx context.Context, l *load, w *watcher, into figures) er
 	}
 	if err := p.phase(ctx, l, p.burst, "slice_burst", into, func() error {
 		took, err := p.atOnce(ctx, l, w)
-		into.add(said("slice_burst", p.burst, "seconds"), took.Seconds())
+		into.Add(took.Seconds(), "slice_burst", p.burst, "seconds")
 		return err
 	}); err != nil {
 		return fmt.Errorf("slices of a burst: %w", err)
@@ -132,7 +126,7 @@ func (p *plan) phases(ctx context.Context, l *load, w *watcher, into figures) er
 
 // phase notes what the server uses of processors for each of n, and how often it writes,
 // with all that it does afterwards.
-func (p *plan) phase(ctx context.Context, l *load, n int, name string, into figures, measure func() error) error {
+func (p *plan) phase(ctx context.Context, l *load, n int, name string, into figure.Rounds, measure func() error) error {
 	s := l.server
 	if _, err := s.Settle(ctx, p.look); err != nil {
 		return err
@@ -163,8 +157,8 @@ func (p *plan) phase(ctx context.Context, l *load, n int, name string, into figu
 		return err
 	}
 	to, err := l.revision()
-	into.add(name+"_cpu_us", float64((after-before).Microseconds())/float64(n))
-	into.add(name+"_writes", float64(to-from)/float64(n))
+	into.Add(float64((after-before).Microseconds())/float64(n), name, "cpu_us")
+	into.Add(float64(to-from)/float64(n), name, "writes")
 	return err
 }
 
@@ -227,13 +221,4 @@ func numbers(n int) []int {
 		out[i] = i
 	}
 	return out
-}
-
-// said is a name for a figure: words joined by underlines.
-func said(words ...any) string {
-	text := make([]string, len(words))
-	for i, w := range words {
-		text[i] = fmt.Sprint(w)
-	}
-	return strings.Join(text, "_")
 }

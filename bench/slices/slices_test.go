@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"portico.dev/portico/bench/figure"
 	"portico.dev/portico/bench/figure/figuretest"
 )
 
@@ -52,14 +53,14 @@ func TestComputedFiguresAreRead(t *testing.T) {
 	if err := os.WriteFile(file, []byte(said), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	got := figures{}
+	got := figure.Rounds{}
 	if err := readComputed(file, got); err != nil || got[allComputed][0] != 0.25 || got[oneComputed][0] != 0.3 {
 		t.Errorf("got %v, %v", got, err)
 	}
 	if err := os.WriteFile(file, []byte("FAIL\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := readComputed(file, figures{}); err == nil {
+	if err := readComputed(file, figure.Rounds{}); err == nil {
 		t.Error("no figure is a figure")
 	}
 }

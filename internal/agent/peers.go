@@ -63,14 +63,14 @@ func (p *peers) reflectors(client kubernetes.Interface, nodeName string, log *sl
 	}
 	known := newNames()
 	return []*cache.Reflector{
-		reflector(client, "nodes", log, nil, lister(nodes.List), nodes.Watch, &store[*corev1.Node, *mesh.Node]{
+		reflector[*corev1.Node](client, "nodes", log, nil, lister(nodes.List), nodes.Watch, &store[*corev1.Node, *mesh.Node]{
 			state: p, listed: listedPeers, translate: mesh.FromNode,
 			put: func(name types.NamespacedName, n *mesh.Node) {
 				p.changed = put(p.nodes, name, n, (*mesh.Node).Equal) || p.changed
 			},
 			names: func() []types.NamespacedName { return keys(p.nodes) },
 		}),
-		reflector(client, "pods", log, elsewhere, lister(pods.List), pods.Watch, &store[*corev1.Pod, *mesh.Guest]{
+		reflector[*corev1.Pod](client, "pods", log, elsewhere, lister(pods.List), pods.Watch, &store[*corev1.Pod, *mesh.Guest]{
 			state: p, listed: listedGuests,
 			translate: func(pod *corev1.Pod) *mesh.Guest {
 				g := mesh.FromPod(pod)

@@ -14,7 +14,6 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	apiwatch "k8s.io/apimachinery/pkg/watch"
@@ -72,26 +71,23 @@ func (s *state) reflectors(client kubernetes.Interface, nodeName string, log *sl
 	endpoints := client.DiscoveryV1().EndpointSlices(metav1.NamespaceAll)
 	nodes := client.CoreV1().Nodes()
 	cidrs := client.NetworkingV1().ServiceCIDRs()
-	byName := func(o *metav1.ListOptions) {
-		o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, nodeName).String()
-	}
 	return []*cache.Reflector{
-		reflector(client, "services", log, nil, lister(services.List), services.Watch, &store[*corev1.Service, *catalog.Service]{
+		reflector[*corev1.Service](client, "services", log, nil, lister(services.List), services.Watch, &store[*corev1.Service, *catalog.Service]{
 			state: s, listed: listedServices, translate: catalog.FromService,
 			put:   s.putService,
 			names: func() []types.NamespacedName { return keys(s.services) },
 		}),
-		reflector(client, "endpointslices", log, nil, lister(endpoints.List), endpoints.Watch, &store[*discoveryv1.EndpointSlice, *catalog.Slice]{
+		reflector[*discoveryv1.EndpointSlice](client, "endpointslices", log, nil, lister(endpoints.List), endpoints.Watch, &store[*discoveryv1.EndpointSlice, *catalog.Slice]{
 			state: s, listed: listedSlices, translate: newNames().fromSlice,
 			put:   s.putSlice,
 			names: func() []types.NamespacedName { return keys(s.owner) },
 		}),
-		reflector(client, "node", log, byName, lister(nodes.List), nodes.Watch, &store[*corev1.Node, *catalog.Node]{
+		reflector[*corev1.Node](client, "node", log, byName(nodeName), lister(nodes.List), nodes.Watch, &store[*corev1.Node, *catalog.Node]{
 			state: s, listed: listedNode, translate: catalog.FromNode,
 			put:   func(_ types.NamespacedName, n *catalog.Node) { s.putNode(n) },
 			names: func() []types.NamespacedName { return nil },
 		}),
-		reflector(client, "servicecidrs", log, nil, s.whereServed(lister(cidrs.List), log), cidrs.Watch, &store[*networkingv1.ServiceCIDR, []netip.Prefix]{
+		reflector[*networkingv1.ServiceCIDR](client, "servicecidrs", log, nil, s.whereServed(lister(cidrs.List), log), cidrs.Watch, &store[*networkingv1.ServiceCIDR, []netip.Prefix]{
 			state: s, listed: listedCIDRs, translate: ipam.Prefixes,
 			put:   s.putCIDR,
 			names: func() []types.NamespacedName { return keys(s.cidrs) },
@@ -109,7 +105,7 @@ func lister[L runtime.Object](list func(context.Context, metav1.ListOptions) (L,
 	return func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return list(ctx, o) }
 }
 
-func reflector[O object, V any](client kubernetes.Interface, name string, log *slog.Logger, tweak func(*metav1.ListOptions), list listFunc, watch watchFunc, into *store[O, V]) *cache.Reflector {
+func reflector[O object](client kubernetes.Interface, name string, log *slog.Logger, tweak func(*metav1.ListOptions), list listFunc, watch watchFunc, into cache.ReflectorStore) *cache.Reflector {
 	lw := &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			if tweak != nil {

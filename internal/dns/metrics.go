@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -129,6 +130,30 @@ func (s *Server) newCounts(transport uint8) *counts {
 	return c
 }
 
+func (s *Server) allCounts() []*counts {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := slices.Clone(s.counts)
+	for i := range s.slow {
+		all = append(all, &s.slow[i])
+	}
+	return all
+}
+
+// Queries is how many were answered since the start.
+func (s *Server) Queries() (n uint64) {
+	for _, c := range s.allCounts() {
+		c.mu.Lock()
+		for t := range c.queries {
+			for _, answered := range c.queries[t] {
+				n += answered
+			}
+		}
+		c.mu.Unlock()
+	}
+	return n
+}
+
 // Collector gives the metrics of the server.
 func (s *Server) Collector() prometheus.Collector { return collector{s} }
 
@@ -153,13 +178,7 @@ func (collector) Describe(to chan<- *prometheus.Desc) {
 func (c collector) Collect(to chan<- prometheus.Metric) {
 	var queries [transports][len(typeNames)][len(rcodeNames)]uint64
 	var durations [sources]histogram
-	c.s.mu.Lock()
-	all := append([]*counts(nil), c.s.counts...)
-	c.s.mu.Unlock()
-	for i := range c.s.slow {
-		all = append(all, &c.s.slow[i])
-	}
-	for _, one := range all {
+	for _, one := range c.s.allCounts() {
 		one.mu.Lock()
 		for t := range one.queries {
 			for r, n := range one.queries[t] {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -35,7 +36,8 @@ const (
 	All
 )
 
-// Watch hands pods over until ctx ends. While the API is away the last ones stay.
+// Watch hands pods over until ctx ends. While the API is away the last ones stay. Where it
+// refuses to tell of pods there are none, so that what doesn't depend on them is answered.
 func Watch(ctx context.Context, client kubernetes.Interface, which Which, log *slog.Logger, to Consumer) error {
 	api := client.CoreV1().Pods(metav1.NamespaceAll)
 	only := func(o *metav1.ListOptions) {
@@ -43,10 +45,17 @@ func Watch(ctx context.Context, client kubernetes.Interface, which Which, log *s
 			o.LabelSelector = records.MachineLabel
 		}
 	}
+	into := &store{to: to}
 	lw := &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			only(&o)
-			return api.List(ctx, o)
+			list, err := api.List(ctx, o)
+			if apierrors.IsForbidden(err) && !into.told {
+				into.told = true
+				log.WarnContext(ctx, "Names of virtual machines are missing until this account may list and watch pods in all namespaces", "error", err)
+				to.ReplacePods(nil)
+			}
+			return list, err
 		},
 		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (apiwatch.Interface, error) {
 			only(&o)
@@ -54,14 +63,17 @@ func Watch(ctx context.Context, client kubernetes.Interface, which Which, log *s
 		},
 	}
 	logger := logr.FromSlogHandler(log.Handler())
-	cache.NewReflectorWithOptions(cache.ToListWatcherWithWatchListSemantics(lw, client), &corev1.Pod{}, store{to},
+	cache.NewReflectorWithOptions(cache.ToListWatcherWithWatchListSemantics(lw, client), &corev1.Pod{}, into,
 		cache.ReflectorOptions{Name: "dns/pods", Logger: &logger}).RunWithContext(ctx)
 	return nil
 }
 
 // store is a cache.TransformingStore that passes pods on. The reflector itself has them
 // translated while it collects a list that is streamed.
-type store struct{ to Consumer }
+type store struct {
+	to   Consumer
+	told bool // what pods there are
+}
 
 // compact is what is left of an object.
 type compact struct {
@@ -70,7 +82,7 @@ type compact struct {
 }
 
 // Transformer implements cache.TransformingStore.
-func (s store) Transformer() cache.TransformFunc {
+func (s *store) Transformer() cache.TransformFunc {
 	return func(obj any) (any, error) { return translate(obj) }
 }
 
@@ -86,7 +98,7 @@ func translate(obj any) (*compact, error) {
 }
 
 // Add implements cache.ReflectorStore.
-func (s store) Add(obj any) error {
+func (s *store) Add(obj any) error {
 	c, err := translate(obj)
 	if err == nil {
 		s.to.UpdatePod(c.name, c.pod)
@@ -95,10 +107,10 @@ func (s store) Add(obj any) error {
 }
 
 // Update implements cache.ReflectorStore.
-func (s store) Update(obj any) error { return s.Add(obj) }
+func (s *store) Update(obj any) error { return s.Add(obj) }
 
 // Delete implements cache.ReflectorStore.
-func (s store) Delete(obj any) error {
+func (s *store) Delete(obj any) error {
 	c, err := translate(obj)
 	if err == nil {
 		s.to.UpdatePod(c.name, nil)
@@ -107,7 +119,7 @@ func (s store) Delete(obj any) error {
 }
 
 // Replace implements cache.ReflectorStore.
-func (s store) Replace(objs []any, _ string) error {
+func (s *store) Replace(objs []any, _ string) error {
 	var all []*records.Pod
 	for _, obj := range objs {
 		c, err := translate(obj)
@@ -118,9 +130,10 @@ func (s store) Replace(objs []any, _ string) error {
 			all = append(all, c.pod)
 		}
 	}
+	s.told = true
 	s.to.ReplacePods(all)
 	return nil
 }
 
 // Resync implements cache.ReflectorStore; there is nothing to do again.
-func (s store) Resync() error { return nil }
+func (s *store) Resync() error { return nil }

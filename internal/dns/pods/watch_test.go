@@ -2,16 +2,23 @@ package pods
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/kubernetes/fake"
+	k8stesting "k8s.io/client-go/testing"
 
 	"portico.dev/portico/internal/apiserver/apitest"
 	"portico.dev/portico/internal/core/records"
@@ -113,4 +120,68 @@ func TestWatch(t *testing.T) {
 		}
 	}
 	expect(`vm2 [10.245.0.10] of "web"`, `vm2 [10.245.0.10] of "web"`)
+}
+
+// TestForbidden: where pods may not be read there are none, the log says which right is
+// missing, and once it is there so are they. DNS-05
+func TestForbidden(t *testing.T) {
+	kube := fake.NewClientset(&corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "vm", Labels: map[string]string{records.MachineLabel: "vm"}},
+		Status:     corev1.PodStatus{Phase: corev1.PodRunning, PodIPs: []corev1.PodIP{{IP: "10.245.0.9"}}},
+	})
+	var may atomic.Bool
+	refuse := func(k8stesting.Action) (bool, runtime.Object, error) {
+		return !may.Load(), nil, apierrors.NewForbidden(corev1.Resource("pods"), "", errors.New("no right"))
+	}
+	kube.PrependReactor("list", "pods", refuse)
+	kube.PrependWatchReactor("pods", func(a k8stesting.Action) (bool, watch.Interface, error) {
+		refused, _, err := refuse(a)
+		return refused, nil, err
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	var group sync.WaitGroup
+	defer group.Wait()
+	defer cancel()
+	var k known
+	log := &syncBuffer{}
+	group.Go(func() {
+		if err := Watch(ctx, kube, Machines, slog.New(slog.NewTextHandler(log, nil)), &k); err != nil {
+			t.Error(err)
+		}
+	})
+	expect := func(want string) {
+		t.Helper()
+		apitest.Eventually(t, want, func() error {
+			if got := k.String(); got != want {
+				return fmt.Errorf("the consumer knows %q", got)
+			}
+			return nil
+		})
+	}
+	expect("")
+	apitest.Eventually(t, "the log", func() error {
+		if text := log.String(); !strings.Contains(text, "list and watch pods") {
+			return fmt.Errorf("it says %q", text)
+		}
+		return nil
+	})
+	may.Store(true)
+	expect(`vm [10.245.0.9] of "vm"`)
+}
+
+type syncBuffer struct {
+	mu   sync.Mutex // guards the following
+	text strings.Builder
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *syncBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
 }

@@ -31,7 +31,9 @@ const (
 type Link struct {
 	Index   int // of the network interface
 	Servers []netip.Addr
-	Domain  string // without a final dot
+	// Domains are without a final dot: the cluster's, and the zones of its addresses'
+	// reverse names.
+	Domains []string
 	Bus     string // address of the bus; empty: the system's
 	Log     *slog.Logger
 }
@@ -110,7 +112,7 @@ func (l *Link) try(ctx context.Context, conn *dbus.Conn) bool {
 		l.Log.Warn("systemd-resolved doesn't take the cluster's domain; this host's own programs don't find its names", "error", err)
 		return true // it may have taken a part
 	}
-	l.Log.Info("systemd-resolved asks here for the cluster's names", "domain", l.Domain, "servers", l.Servers)
+	l.Log.Info("systemd-resolved asks here for the cluster's names", "domains", l.Domains, "servers", l.Servers)
 	return true
 }
 
@@ -153,7 +155,7 @@ const (
 	familyIPv6 = 10
 )
 
-// set tells resolved the link's servers and domain. The domain isn't signed, nobody else
+// set tells resolved the link's servers and domains. They aren't signed, nobody else
 // is on the link, and other names aren't its business.
 func (l *Link) set(ctx context.Context, conn *dbus.Conn) error {
 	var servers []server
@@ -163,6 +165,10 @@ func (l *Link) set(ctx context.Context, conn *dbus.Conn) error {
 			family = familyIPv4
 		}
 		servers = append(servers, server{family, a.AsSlice()})
+	}
+	var domains []domain
+	for _, name := range l.Domains {
+		domains = append(domains, domain{name, true})
 	}
 	o := conn.Object(service, path)
 	for _, c := range []struct {
@@ -174,7 +180,7 @@ func (l *Link) set(ctx context.Context, conn *dbus.Conn) error {
 		{"SetLinkMulticastDNS", "no"},
 		{"SetLinkDNSSEC", "no"},
 		{"SetLinkDNS", servers},
-		{"SetLinkDomains", []domain{{l.Domain, true}}},
+		{"SetLinkDomains", domains},
 	} {
 		if err := l.call(ctx, o, manager+c.method, int32(l.Index), c.value).Err; err != nil {
 			return fmt.Errorf("%s of link %d: %w", c.method, l.Index, err)

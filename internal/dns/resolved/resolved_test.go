@@ -110,13 +110,13 @@ func TestKeep(t *testing.T) {
 	done := make(chan error, 1)
 	go func() {
 		done <- Keep(ctx, Link{
-			Index: 7, Domain: "cluster.local", Bus: address, Log: slog.New(slog.DiscardHandler),
+			Index: 7, Domains: []string{"cluster.local", "244.10.in-addr.arpa"}, Bus: address, Log: slog.New(slog.DiscardHandler),
 			Servers: []netip.Addr{netip.MustParseAddr("10.244.0.1"), netip.MustParseAddr("fd00::1")},
 		})
 	}()
 	want := []string{
 		"SetLinkDefaultRoute 7 false", "SetLinkLLMNR 7 no", "SetLinkMulticastDNS 7 no", "SetLinkDNSSEC 7 no",
-		"SetLinkDNS 7 [{2 [10 244 0 1]} {10 [253 0 0 0 0 0 0 0 0 0 0 0 0 0 0 1]}]", "SetLinkDomains 7 [{cluster.local true}]",
+		"SetLinkDNS 7 [{2 [10 244 0 1]} {10 [253 0 0 0 0 0 0 0 0 0 0 0 0 0 0 1]}]", "SetLinkDomains 7 [{cluster.local true} {244.10.in-addr.arpa true}]",
 	}
 	if got := first.next(t, "SetLinkDomains"); fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("calls %q, want %q", got, want)
