@@ -32,6 +32,8 @@ type Config struct {
 	// are found at once; 0 means 131,072. With more, a change lists conntrack.
 	UDPFlows int
 	Logger   *slog.Logger
+	// Ahead is what was read before New; nil: nothing. The backend closes it.
+	Ahead *Ahead
 	// Unheard runs a large change while nobody else in this process listens to nftables'
 	// notices; nil: nobody does.
 	Unheard func(change func() error) error
@@ -64,7 +66,6 @@ type Backend struct {
 	doubt    map[routing.Key]bool // UDP frontends that may have stale flows
 	doubtAll bool
 	kernel   *kernel // nil: unknown, a Sync must read it
-	ahead    *ahead  // for the first Sync
 	nodes    []netip.Addr
 	services []netip.Prefix // ranges of cluster IPs
 }
@@ -74,8 +75,7 @@ var _ dataplane.Backend = (*Backend)(nil)
 // errUnknown asks for a Sync.
 var errUnknown = errors.New("what the kernel holds is unknown until the next full sync")
 
-// New opens the sockets, in the network namespace of the calling thread, and reads what is
-// there. It changes nothing.
+// New opens the sockets, in the network namespace of the calling thread. It changes nothing.
 func New(cfg Config) (*Backend, error) {
 	cfg = cfg.withDefaults()
 	b := &Backend{doubt: map[routing.Key]bool{}, cfg: cfg, log: cfg.Logger, families: newFamilies(limits{})}
@@ -108,29 +108,21 @@ func (b *Backend) open() (err error) {
 	if b.flows, err = newFlowIndex(b.log, b.cfg.UDPFlows); err != nil {
 		return err
 	}
-	if b.watch, err = startWatcher(b.conn.port); err != nil {
-		return err
-	}
-	// The first Services are still on their way; at a restart reading is most of the work.
-	b.ahead, err = b.conn.readAhead()
+	b.watch, err = startWatcher(b.conn.port)
 	return err
 }
 
-// read gives what the kernel has: what was read ahead, where nobody has changed a rule
-// since.
+// read gives what the kernel has.
 func (b *Backend) read(families [2]*family) (*reading, error) {
-	if before := b.ahead; before != nil {
-		b.ahead = nil
-		if now, err := b.conn.generation(); err == nil && now == before.generation {
-			return before.reading, nil
-		}
+	if before := b.cfg.Ahead.take(); before != nil {
+		return before, nil
 	}
 	return b.conn.read(families)
 }
 
 // Close lets go of the sockets; the rules stay.
 func (b *Backend) Close() error {
-	var errs []error
+	errs := []error{b.cfg.Ahead.Close()}
 	if b.watch != nil {
 		errs = append(errs, b.watch.close())
 	}

@@ -73,7 +73,7 @@ func elementMessages(msgs []message, f *family, set string, kind uint16, list []
 		verb, flags = "add", unix.NLM_F_CREATE|unix.NLM_F_EXCL
 	}
 	for len(list) > 0 {
-		var body attrs
+		body := make(attrs, 0, 256)
 		body.string(unix.NFTA_SET_ELEM_LIST_TABLE, Table)
 		body.string(unix.NFTA_SET_ELEM_LIST_SET, set)
 		n := 0
@@ -86,10 +86,10 @@ func elementMessages(msgs []message, f *family, set string, kind uint16, list []
 				spec.appendElement(a, el)
 			}
 		})
-		msgs = append(msgs, message{
-			kind: kind, family: f.nf, flags: flags, body: body,
-			what: fmt.Sprintf("%s %d elements, the first %s, set %s %s", verb, n, f.describe(spec, list[0]), f.name, set),
-		})
+		first := list[0]
+		msgs = append(msgs, message{kind: kind, family: f.nf, flags: flags, body: body, explain: func() string {
+			return fmt.Sprintf("%s %d elements, the first %s, set %s %s", verb, n, f.describe(spec, first), f.name, set)
+		}})
 		list = list[n:]
 	}
 	return msgs

@@ -79,7 +79,16 @@ type message struct {
 	family    uint8  // NFPROTO_*
 	flags     uint16 // NLM_F_* besides NLM_F_REQUEST
 	body      attrs
-	what      string // for errors: "add 3 elements to ip map services"
+	what      string // for errors: "list tables"
+	// explain says it where that takes time: "add 3 elements to ip map services".
+	explain func() string
+}
+
+func (m *message) words() string {
+	if m.explain != nil {
+		return m.explain()
+	}
+	return m.what
 }
 
 // append writes a message with its two headers (nlmsghdr, nfgenmsg).
@@ -125,7 +134,7 @@ func (c *conn) commit(msgs []message) error {
 	}
 	return c.answer(begin, last, func(seq uint32) string {
 		if seq >= first && seq <= last {
-			return msgs[seq-first].what
+			return msgs[seq-first].words()
 		}
 		return "commit the transaction"
 	})
@@ -256,12 +265,12 @@ func (c *conn) timed(begun time.Time) { c.inKernel += time.Since(begun) }
 
 func (c *conn) receive(wait bool) (n int, err error) {
 	defer c.timed(time.Now())
-	flags := unix.MSG_DONTWAIT
-	if wait {
-		flags = 0
-	}
 	err = retryEINTR(func() error {
-		n, _, err = unix.Recvfrom(c.fd, c.buf, flags)
+		if wait {
+			n, err = unix.Read(c.fd, c.buf)
+		} else {
+			n, _, err = unix.Recvfrom(c.fd, c.buf, unix.MSG_DONTWAIT)
+		}
 		return err
 	})
 	return n, err

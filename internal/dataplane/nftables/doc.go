@@ -14,6 +14,6 @@
 // and rules), element (keys and data of the maps), kernel (what the kernel holds
 // of each frontend, and the plan that leads from there to what is wanted), sessions
 // and affinity (a client's backend), guard (source ranges),
-// readback (the same from a dump), Backend; and Reader, which changes nothing (show,
+// readback (the same from a dump), ahead (a dump before it is needed), Backend; and Reader, which changes nothing (show,
 // counters).
 package nftables

@@ -73,7 +73,7 @@ func (s *setSpec) appendElement(a *attrs, e element) {
 		if e.end {
 			a.u32(unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END)
 		}
-		a.nest(unix.NFTA_SET_ELEM_KEY, func(a *attrs) { a.bytes(unix.NFTA_DATA_VALUE, []byte(e.key)) })
+		a.nest(unix.NFTA_SET_ELEM_KEY, func(a *attrs) { a.text(unix.NFTA_DATA_VALUE, e.key) })
 		switch {
 		case e.data == "":
 		case s.dataType == typeVerdict:
@@ -81,7 +81,7 @@ func (s *setSpec) appendElement(a *attrs, e element) {
 				verdictData(a, binary.BigEndian.Uint32([]byte(e.data)), e.data[4:])
 			})
 		default:
-			a.nest(unix.NFTA_SET_ELEM_DATA, func(a *attrs) { a.bytes(unix.NFTA_DATA_VALUE, []byte(e.data)) })
+			a.nest(unix.NFTA_SET_ELEM_DATA, func(a *attrs) { a.text(unix.NFTA_DATA_VALUE, e.data) })
 		}
 	})
 }

@@ -73,9 +73,8 @@ func eachBackend(f *routing.Frontend, do func(*routing.Backend)) {
 // inSets and leftOut search what routing has sorted: a Service may have thousands
 // of backends.
 func inSets(f *routing.Frontend, backend netip.AddrPort) bool {
-	order := func(b routing.Backend, ap netip.AddrPort) int { return b.Compare(ap) }
-	_, cluster := slices.BinarySearchFunc(f.Cluster, backend, order)
-	_, local := slices.BinarySearchFunc(f.Local, backend, order)
+	_, cluster := slices.BinarySearchFunc(f.Cluster, backend, compareAddrPort)
+	_, local := slices.BinarySearchFunc(f.Local, backend, compareAddrPort)
 	return cluster || local
 }
 

@@ -169,6 +169,9 @@ func (f *family) parseAdmitted(key string, bits int) (r netip.Prefix, k routing.
 // lengthsOf gives the lengths of prefixes that frontends need sets for, besides
 // those in have: of their ranges, and of whole addresses (see admits).
 func lengthsOf(frontends []*routing.Frontend, have [2][]int) (lengths [2][]int) {
+	if !slices.ContainsFunc(frontends, guarded) {
+		return have
+	}
 	for i := range lengths {
 		seen := map[int]bool{}
 		for _, bits := range have[i] {

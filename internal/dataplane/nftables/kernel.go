@@ -68,9 +68,9 @@ func (k *kernel) set(f *routing.Frontend) {
 		h = &held{}
 		k.held[f.Key] = h
 	}
-	k.count(f, +1)
+	k.count(f, +1, h.frontend)
 	if h.frontend != nil {
-		k.count(h.frontend, -1)
+		k.count(h.frontend, -1, f)
 	}
 	k.end(h.frontend, f)
 	h.frontend = f
@@ -93,7 +93,7 @@ func (k *kernel) remove(key routing.Key) {
 		return
 	}
 	if h.frontend != nil {
-		k.count(h.frontend, -1)
+		k.count(h.frontend, -1, nil)
 	}
 	p := k.planFor(key)
 	p.lead(p.servicesMap(), &h.inside, target{})
@@ -107,8 +107,9 @@ func (k *kernel) remove(key routing.Key) {
 	k.ends[p.i].left = append(k.ends[p.i].left, key.Addr)
 }
 
-// count adds to or takes from the address sets what one frontend contributes.
-func (k *kernel) count(f *routing.Frontend, by int) {
+// count adds to or takes from the address sets what one frontend contributes, but for
+// backends that its other version has too.
+func (k *kernel) count(f *routing.Frontend, by int, other *routing.Frontend) {
 	i := index(f.Addr)
 	switch f.Kind {
 	case routing.ClusterIP:
@@ -119,10 +120,15 @@ func (k *kernel) count(f *routing.Frontend, by int) {
 		k.external[i].add(f.Addr, by)
 	}
 	for _, a := range []routing.Action{routing.ToCluster, routing.ToLocal} {
-		if used(f, a) == nil {
-			continue
+		var same []routing.Backend
+		if other != nil {
+			same = used(other, a)
 		}
-		for _, b := range f.Of(a) {
+		for _, b := range used(f, a) {
+			at, found := slices.BinarySearchFunc(same, b.AddrPort, compareAddrPort)
+			if found && same[at].Local == b.Local && same[at].Node == b.Node {
+				continue
+			}
 			if b.Local || b.Node == "" {
 				k.near[i].add(b.Addr(), by)
 			}
@@ -132,6 +138,8 @@ func (k *kernel) count(f *routing.Frontend, by int) {
 		}
 	}
 }
+
+func compareAddrPort(b routing.Backend, ap netip.AddrPort) int { return b.Compare(ap) }
 
 // used gives the backends of one of f's sets if some verdict leads there.
 func used(f *routing.Frontend, a routing.Action) []routing.Backend {
@@ -323,6 +331,13 @@ func assign[T comparable](have, want []T) []T {
 	if len(want) == 0 {
 		return nil
 	}
+	if len(want) <= fewSlots && len(have) <= fewSlots {
+		return assignFew(have, want)
+	}
+	return assignMany(have, want)
+}
+
+func assignMany[T comparable](have, want []T) []T {
 	homeless := make(map[T]bool, len(want))
 	for _, v := range want {
 		homeless[v] = true
@@ -342,6 +357,31 @@ func assign[T comparable](have, want []T) []T {
 			next[free[0]] = v
 			free = free[1:]
 		}
+	}
+	return next
+}
+
+// fewSlots are so few that looking at all costs less than a map.
+const fewSlots = 16
+
+// assignFew is assign for few. The zero value is no slot's.
+func assignFew[T comparable](have, want []T) []T {
+	next := make([]T, len(want))
+	var zero T
+	for i := range min(len(have), len(want)) {
+		if slices.Contains(want, have[i]) && !slices.Contains(have[:i], have[i]) {
+			next[i] = have[i]
+		}
+	}
+	free := 0
+	for _, v := range want {
+		if slices.Contains(next, v) {
+			continue
+		}
+		for next[free] != zero {
+			free++
+		}
+		next[free] = v
 	}
 	return next
 }
@@ -446,13 +486,23 @@ func (k *kernel) settle() {
 	k.settleSessions()
 	k.settleEnded()
 	for i := range k.families {
-		for name, r := range map[string]*refs{hairpinSet: &k.near[i], remoteBackendsSet: &k.far[i], clusterIPsSet: &k.ips[i], nodeAddressesSet: &k.nodes[i], loadBalancerIPsSet: &k.lbIPs[i], externalIPsSet: &k.external[i]} {
-			add, del := r.settle()
+		for _, s := range [...]struct {
+			name string
+			refs *refs
+		}{
+			{hairpinSet, &k.near[i]},
+			{remoteBackendsSet, &k.far[i]},
+			{clusterIPsSet, &k.ips[i]},
+			{nodeAddressesSet, &k.nodes[i]},
+			{loadBalancerIPsSet, &k.lbIPs[i]},
+			{externalIPsSet, &k.external[i]},
+		} {
+			add, del := s.refs.settle()
 			for _, a := range del {
-				k.now.del(i, name, addressElement(name, a))
+				k.now.del(i, s.name, addressElement(s.name, a))
 			}
 			for _, a := range add {
-				k.now.add(i, name, addressElement(name, a))
+				k.now.add(i, s.name, addressElement(s.name, a))
 			}
 		}
 	}

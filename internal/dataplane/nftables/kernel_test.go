@@ -125,6 +125,22 @@ func TestAssignKeepsSlots(t *testing.T) {
 	}
 }
 
+// Few slots are assigned as many are.
+func TestAssignFew(t *testing.T) {
+	for range 1000 {
+		have, want := rand.Perm(20)[:rand.IntN(fewSlots+1)], rand.Perm(20)[:1+rand.IntN(fewSlots)]
+		for _, s := range [][]int{have, want} {
+			for i := range s {
+				s[i]++ // zero is no slot's
+			}
+		}
+		few, many := assignFew(have, want), assignMany(have, want)
+		if !slices.Equal(few, many) {
+			t.Fatalf("%v to %v: %v, with a map %v", have, want, few, many)
+		}
+	}
+}
+
 func TestTargetsOfVerdicts(t *testing.T) {
 	b := backends(1, 2, 3)
 	sets := &routing.Sets{Cluster: b, Local: b[1:2]}

@@ -65,29 +65,6 @@ func (c *conn) lengths() (lengths [2][]int, err error) {
 	return lengths, err
 }
 
-// ahead is what was read before anybody asked for it.
-type ahead struct {
-	*reading
-	generation uint32 // of the rules, when reading began
-}
-
-// readAhead reads all that a Sync may want to compare.
-func (c *conn) readAhead() (*ahead, error) {
-	generation, err := c.generation()
-	if err != nil {
-		return nil, err
-	}
-	lengths, err := c.lengths()
-	if err != nil {
-		return nil, err
-	}
-	r, err := c.read(newFamilies(limits{lengths: lengths}))
-	if err != nil {
-		return nil, err
-	}
-	return &ahead{r, generation}, nil
-}
-
 // undisturbed starts reading anew until no change interrupts it.
 func undisturbed(read func() error) error {
 	for try := 1; ; try++ {

@@ -1,56 +1,20 @@
 package nftables
 
 import (
-	"fmt"
+	"context"
 	"net/netip"
 	"slices"
 	"time"
 
-	"portico.dev/portico/internal/core/catalog"
 	"portico.dev/portico/internal/core/routing"
 	"portico.dev/portico/internal/dataplane"
+	"portico.dev/portico/internal/dataplane/tracked"
 )
 
-// Contents are our tables as the kernel has them. It knows addresses and no names.
-type Contents struct {
-	Tables        []string       // "ip portico"
-	NodeAddresses []netip.Addr   // where node ports answer
-	Services      []netip.Prefix // ranges of cluster IPs
-	Workloads     []netip.Prefix // ranges of pods and guests
-	Frontends     []Frontend     // by address, protocol and port, node ports first
-	Refused       [2]dataplane.Refusals
-}
+var _ dataplane.Inspector = (*Reader)(nil)
 
-// Frontend is what the kernel does with packets to one address, protocol and port.
-type Frontend struct {
-	routing.Key
-	Kind    routing.Kind // ExternalIP also for what the kernel has under no other
-	Inside  Way          // packets of workloads and of the node itself
-	Outside Way          // all others
-	// Cluster and Local are what the two sets hold, by slot. A number in a Way that is
-	// greater than its set's is damage: packets can meet an empty slot.
-	Cluster, Local []Slot
-	Affinity       time.Duration
-	Guarded        bool           // Admitted alone may come
-	Admitted       []netip.Prefix // sorted
-}
-
-// Way is where new connections go.
-type Way struct {
-	Action routing.Action
-	Count  int  // of the backends that are drawn from
-	Lost   bool // our rules do nothing with them: damage
-}
-
-// Slot is one backend that a set leads to.
-type Slot struct {
-	netip.AddrPort
-	Remote  bool // on another node: clients outside come there with this node's address
-	Hairpin bool // a connection to itself gets the node's address
-}
-
-// Contents reads our tables whole.
-func (r *Reader) Contents() (*Contents, error) {
+// Contents implements dataplane.Inspector: Cluster and Local go by slot.
+func (r *Reader) Contents(context.Context) (*dataplane.Contents, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	lengths, err := r.conn.lengths()
@@ -64,7 +28,7 @@ func (r *Reader) Contents() (*Contents, error) {
 	}
 	k := newKernel(families)
 	k.adopt(read)
-	out := &Contents{}
+	out := &dataplane.Contents{}
 	for i, f := range families {
 		t := &read[i]
 		if !t.exists {
@@ -80,21 +44,14 @@ func (r *Reader) Contents() (*Contents, error) {
 	for key, h := range k.held {
 		out.Frontends = append(out.Frontends, k.show(key, h))
 	}
-	slices.SortFunc(out.Frontends, func(a, b Frontend) int { return compareKeys(a.Key, b.Key) })
+	slices.SortFunc(out.Frontends, func(a, b dataplane.Frontend) int { return dataplane.CompareKeys(a.Key, b.Key) })
 	return out, nil
 }
 
-func compareKeys(a, b routing.Key) int {
-	if c := netip.AddrPortFrom(a.Addr, a.Port).Compare(netip.AddrPortFrom(b.Addr, b.Port)); c != 0 {
-		return c
-	}
-	return int(a.Protocol) - int(b.Protocol)
-}
-
 // show describes one frontend that the kernel holds.
-func (k *kernel) show(key routing.Key, h *held) Frontend {
+func (k *kernel) show(key routing.Key, h *held) dataplane.Frontend {
 	i := index(key.Addr)
-	f := Frontend{Key: key, Kind: routing.ExternalIP, Guarded: h.guarded, Admitted: slices.SortedFunc(slices.Values(h.admitted), comparePrefixes)}
+	f := dataplane.Frontend{Key: key, Kind: routing.ExternalIP, Guarded: h.guarded, Admitted: slices.SortedFunc(slices.Values(h.admitted), comparePrefixes)}
 	switch {
 	case key.AnyNode():
 		f.Kind = routing.NodePort
@@ -103,7 +60,7 @@ func (k *kernel) show(key routing.Key, h *held) Frontend {
 	case k.lbIPs[i].has(key.Addr):
 		f.Kind = routing.LoadBalancerIP
 	}
-	refused := Way{Lost: h.refused == none}
+	refused := dataplane.Way{Lost: h.refused == none}
 	switch h.refused {
 	case refuse:
 		refused.Action = routing.Reject
@@ -122,20 +79,20 @@ func (k *kernel) show(key routing.Key, h *held) Frontend {
 		f.Outside = h.outside.way()
 	}
 	f.Affinity = time.Duration(max(h.inside.affinity, h.outside.affinity)) * time.Second
-	for set, into := range []*[]Slot{&f.Cluster, &f.Local} {
+	for set, into := range []*[]dataplane.Slot{&f.Cluster, &f.Local} {
 		have := [2][]netip.AddrPort{h.cluster, h.local}[set]
 		if s := k.sessions[i].byID[h.sessionIDs[set]]; s != nil {
 			have = s.backends()
 		}
 		for _, ap := range have {
-			*into = append(*into, Slot{AddrPort: ap, Remote: k.far[i].has(ap.Addr()), Hairpin: k.near[i].has(ap.Addr())})
+			*into = append(*into, dataplane.Slot{AddrPort: ap, Remote: k.far[i].has(ap.Addr()), Hairpin: k.near[i].has(ap.Addr())})
 		}
 	}
 	return f
 }
 
-func (t target) way() Way {
-	w := Way{Action: routing.ToCluster, Count: t.count}
+func (t target) way() dataplane.Way {
+	w := dataplane.Way{Action: routing.ToCluster, Count: t.count}
 	if t.kind == local || t.kind == nodeLocal {
 		w.Action = routing.ToLocal
 	}
@@ -200,31 +157,10 @@ func cover(first, after netip.Addr) (out []netip.Prefix) {
 	return out
 }
 
-// Connections counts the tracked connections of each frontend. It reads the whole
-// conntrack table, which belongs to all programs of the network namespace.
-func (r *Reader) Connections(c *Contents) (map[routing.Key]int, error) {
+// Connections implements dataplane.Inspector. It reads the whole conntrack table, which
+// belongs to all programs of the network namespace.
+func (r *Reader) Connections(_ context.Context, c *dataplane.Contents) (map[routing.Key]int, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	flows, err := r.flows.Dump(nil)
-	if err != nil {
-		return nil, fmt.Errorf("list conntrack entries: %w", err)
-	}
-	known := make(map[routing.Key]bool, len(c.Frontends))
-	for i := range c.Frontends {
-		known[c.Frontends[i].Key] = true
-	}
-	out := map[routing.Key]int{}
-	for i := range flows {
-		to := &flows[i].TupleOrig
-		key := routing.Key{Addr: to.IP.DestinationAddress.Unmap(), Protocol: catalog.Protocol(to.Proto.Protocol), Port: to.Proto.DestinationPort}
-		if !known[key] && slices.Contains(c.NodeAddresses, key.Addr) {
-			if key.Addr = netip.IPv4Unspecified(); to.IP.DestinationAddress.Unmap().Is6() {
-				key.Addr = netip.IPv6Unspecified()
-			}
-		}
-		if known[key] && flows[i].Status.DstNAT() {
-			out[key]++
-		}
-	}
-	return out, nil
+	return tracked.Connections(r.flows, c)
 }

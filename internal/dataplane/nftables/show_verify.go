@@ -1,24 +1,23 @@
 package nftables
 
 import (
+	"context"
 	"fmt"
 	"slices"
 
 	"portico.dev/portico/internal/dataplane"
 )
 
-// Verify reads the kernel and lists in words what differs from state, as
-// Backend.Verify does, from beside the program that keeps it so. Sets for lengths of
-// prefixes that state has no use for are no difference: a Backend keeps them for the
-// next that needs them.
-func (r *Reader) Verify(cfg Config, state dataplane.State) ([]string, error) {
+// Verify implements dataplane.Inspector. Sets for lengths of prefixes that state has no use
+// for are no difference: a Backend keeps them for the next that needs them.
+func (r *Reader) Verify(_ context.Context, site dataplane.Site, state dataplane.State) ([]string, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	lengths, err := r.conn.lengths()
 	if err != nil {
 		return nil, err
 	}
-	cfg = cfg.withDefaults()
+	cfg := Config{WorkloadRanges: site.Workloads, HairpinSources: site.Own}.withDefaults()
 	b := &Backend{cfg: cfg, log: cfg.Logger, conn: r.conn, families: newFamilies(limits{})}
 	d, err := b.difference(state, lengths, true)
 	if err != nil {

@@ -24,20 +24,36 @@ type watcher struct {
 // the netlink port whose changes are our own: the kernel leaves them out by a
 // socket filter, or each full load would overflow the socket.
 func startWatcher(own uint32) (*watcher, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_NETFILTER)
+	fd, err := openNotices()
 	if err != nil {
-		return nil, fmt.Errorf("open netlink socket for notices: %w", err)
+		return nil, err
 	}
 	w := &watcher{file: os.NewFile(uintptr(fd), "nftables notices"), disturbed: make(chan struct{}, 1), done: make(chan struct{})}
 	w.raw, err = w.file.SyscallConn()
 	if err == nil {
-		err = errors.Join(ruleset.IgnoreWriter(fd, own), unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}), w.listen(true))
+		err = ruleset.IgnoreWriter(fd, own)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("listen to notices of nftables: %w", errors.Join(err, w.file.Close()))
+		return nil, fmt.Errorf("filter notices of nftables: %w", errors.Join(err, w.file.Close()))
 	}
 	go w.run()
 	return w, nil
+}
+
+// openNotices gives a socket that hears all changes of nftables.
+func openNotices() (int, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_NETFILTER)
+	if err != nil {
+		return -1, fmt.Errorf("open netlink socket for notices: %w", err)
+	}
+	err = unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+	if err == nil {
+		err = unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, unix.NFNLGRP_NFTABLES)
+	}
+	if err != nil {
+		return -1, fmt.Errorf("listen to notices of nftables: %w", errors.Join(err, unix.Close(fd)))
+	}
+	return fd, nil
 }
 
 // listen joins or leaves the group.

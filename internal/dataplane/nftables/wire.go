@@ -13,19 +13,41 @@ import (
 type attrs []byte
 
 func (a *attrs) bytes(typ uint16, payload []byte) {
-	*a = binary.NativeEndian.AppendUint16(*a, uint16(4+len(payload)))
-	*a = binary.NativeEndian.AppendUint16(*a, typ)
+	a.header(typ, len(payload))
 	*a = append(*a, payload...)
+	a.pad()
+}
+
+func (a *attrs) header(typ uint16, length int) {
+	*a = binary.NativeEndian.AppendUint16(*a, uint16(4+length))
+	*a = binary.NativeEndian.AppendUint16(*a, typ)
+}
+
+func (a *attrs) pad() {
 	for len(*a)%4 != 0 {
 		*a = append(*a, 0)
 	}
 }
 
 // string is NUL-terminated, as nf_tables names are.
-func (a *attrs) string(typ uint16, s string) { a.bytes(typ, append([]byte(s), 0)) }
+func (a *attrs) string(typ uint16, s string) {
+	a.header(typ, len(s)+1)
+	*a = append(append(*a, s...), 0)
+	a.pad()
+}
 
 // u32 is big-endian, as all numbers of nf_tables attributes are.
-func (a *attrs) u32(typ uint16, v uint32) { a.bytes(typ, binary.BigEndian.AppendUint32(nil, v)) }
+func (a *attrs) u32(typ uint16, v uint32) {
+	a.header(typ, 4)
+	*a = binary.BigEndian.AppendUint32(*a, v)
+}
+
+// text is a payload that happens to be in a string.
+func (a *attrs) text(typ uint16, payload string) {
+	a.header(typ, len(payload))
+	*a = append(*a, payload...)
+	a.pad()
+}
 
 func (a *attrs) nest(typ uint16, fill func(*attrs)) {
 	start := len(*a)
