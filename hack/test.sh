@@ -24,5 +24,10 @@ go test -p 1 -timeout 10m ./test/...
 PORTICO_TEST_DATAPLANE=userspace go test -count=1 -timeout 10m ./test/dataplane
 PORTICO_TEST_DATAPLANE=iptables PORTICO_TEST_IPTABLES=nft go test -count=1 -timeout 10m ./test/dataplane
 PORTICO_TEST_DATAPLANE=iptables PORTICO_TEST_IPTABLES=legacy go test -count=1 -timeout 5m -run 'TestPaths|TestAffinity$|TestGoneBackend|TestUDPFlows|TestRefuse|TestSourceRanges' ./test/dataplane
+# In a guest, whatever this kernel can do.
+PORTICO_LONG= PORTICO_TEST_RUN=short go test -count=1 -timeout 10m ./test/ipvs
+if [ "${1:-}" = long ]; then
+	PORTICO_TEST_RUN=. go test -count=1 -timeout 90m ./test/ipvs
+fi
 echo "==> the benchmarks' programs run"
 (cd bench && PORTICO=$PWD/../bin/portico go test -timeout 5m ./...)

@@ -80,14 +80,6 @@ func (p *plan) agents(ctx context.Context, w *world, size int, into *results) er
 	return nil
 }
 
-// agentPrefix begins figures of the program itself.
-func (c contender) agentPrefix() string {
-	if c.peer {
-		return c.prefix
-	}
-	return "agent_"
-}
-
 func (p *plan) agent(ctx context.Context, w *world, r *running, size int, into *results) error {
 	if err := w.settle(ctx, r); err != nil {
 		return err
@@ -118,7 +110,7 @@ func (p *plan) agent(ctx context.Context, w *world, r *running, size int, into *
 	if err := p.underChurn(ctx, w, r, size, most, into); err != nil {
 		return err
 	}
-	if r.contender.peer || !p.does(partLatency) {
+	if !r.contender.traced || !p.does(partLatency) {
 		return nil
 	}
 	us, ok, err := w.oneEndpoint(ctx, r, size)
@@ -168,8 +160,8 @@ func (p *plan) underChurn(ctx context.Context, w *world, r *running, size int, m
 		d.put(into, r.contender.prefix, when)
 	}
 	used := after.Minus(before)
-	into.put(r.contender.agentPrefix()+"cpu_percent_"+when, 100*used.Total().Seconds()/window.Seconds())
-	into.put(r.contender.agentPrefix()+"changes_per_second_"+when, changes/window.Seconds())
+	into.put(r.contender.agent+"cpu_percent_"+when, 100*used.Total().Seconds()/window.Seconds())
+	into.put(r.contender.agent+"changes_per_second_"+when, changes/window.Seconds())
 	into.memory(r.contender, when, peak())
 	return nil
 }

@@ -2,8 +2,6 @@ package main
 
 import (
 	"fmt"
-	"os"
-	"os/exec"
 	"path/filepath"
 
 	"portico.dev/portico/bench/apiclient"
@@ -20,68 +18,77 @@ type contender struct {
 	name   string
 	peer   bool
 	prefix string // begins its figures' names, but for:
-	rules  string // those of connections
+	suffix string // ends those of starts
+	rules  string // begins those of connections
+	agent  string // begins those of the program itself
 	most   int    // Services that it is given
 	only   int    // not 0: the one number of Services at which it is measured
+	traced bool   // it writes to the kernel itself, which can be traced
 	// prepare makes what must be in the API before a start.
 	prepare func(*apiclient.Client, *site) error
 	argv    func(*world, *site) []string
 }
 
-// contenders are ours and the peer in each of its modes.
+// contenders are those of the part that is measured.
 func (p *plan) contenders() []contender {
-	out := []contender{{
-		name: "portico", rules: "nft_", most: maxServices,
-		prepare: func(*apiclient.Client, *site) error { return nil }, // it makes its Node itself
-		argv: func(w *world, s *site) []string {
-			return []string{
-				w.portico, "agent", "--kubeconfig", w.config, "--data-dir", filepath.Join(w.dir, fmt.Sprintf("agent-%d", s.number)), "--vm", "off",
-				"--dataplane", "nftables", "--node-name", s.name, "--node-ip", s.address.String(), "--cluster-cidr", clusterRange.String(),
-			}
-		},
-	}}
-	if p.kubeproxy == "" {
-		return out
+	if p.iptables {
+		return p.iptablesContenders()
 	}
+	own := p.ours("portico", modeNftables, nil)
+	own.suffix, own.rules, own.agent, own.traced = "_nft", "nft_", "agent_", true
+	out := []contender{own}
 	for _, mode := range p.modes {
-		c := contender{name: "kubeproxy-" + mode, peer: true, prefix: "kubeproxy_", rules: "kubeproxy_nft_", most: p.peerMost, prepare: prepareNode}
+		c := p.peer("kubeproxy-"+mode, mode, nil)
+		c.prefix, c.rules, c.agent = "kubeproxy_", "kubeproxy_nft_", "kubeproxy_"
 		if mode == modeIptables {
-			c.prefix, c.rules, c.only = "kubeproxy_iptables_", "kubeproxy_iptables_", p.iptablesAt
+			c = p.peer("kubeproxy-"+mode, mode, toolsOf(legacy))
+			c.prefix, c.rules, c.only = "kubeproxy_iptables_legacy_", "kubeproxy_iptables_legacy_", p.iptablesAt
+			c.agent = c.prefix
 		}
-		c.argv = func(w *world, s *site) []string {
-			return []string{
-				"env", "PATH=" + w.legacyTools() + ":" + os.Getenv("PATH"), "XTABLES_LOCKFILE=" + filepath.Join(w.dir, "xtables.lock"),
-				p.kubeproxy, "--kubeconfig=" + w.config, "--proxy-mode=" + mode, "--hostname-override=" + s.name, "--cluster-cidr=" + clusterRange.String(),
-				// The host's limits of connection tracking are for the host to set.
-				"--conntrack-max-per-core=0", "--conntrack-min=0", "--conntrack-tcp-timeout-established=0", "--conntrack-tcp-timeout-close-wait=0",
-			}
+		if p.kubeproxy != "" {
+			out = append(out, c)
 		}
-		out = append(out, c)
 	}
 	return out
 }
 
+// environment gives what goes before a contender's own words.
+type environment func(*world) []string
+
+// ours is our agent in one mode.
+func (p *plan) ours(name, mode string, in environment) contender {
+	return contender{
+		name: name, most: maxServices,
+		prepare: func(*apiclient.Client, *site) error { return nil }, // it makes its Node itself
+		argv: func(w *world, s *site) []string {
+			return in.before(
+				w, w.portico, "agent", "--kubeconfig", w.config, "--data-dir", filepath.Join(w.dir, fmt.Sprintf("agent-%d", s.number)), "--vm", "off",
+				"--dataplane", mode, "--node-name", s.name, "--node-ip", s.address.String(), "--cluster-cidr", clusterRange.String(),
+			)
+		},
+	}
+}
+
+// peer is kube-proxy in one mode.
+func (p *plan) peer(name, mode string, in environment) contender {
+	return contender{
+		name: name, peer: true, most: p.peerMost, prepare: prepareNode,
+		argv: func(w *world, s *site) []string {
+			return in.before(
+				w, p.kubeproxy, "--kubeconfig="+w.config, "--proxy-mode="+mode, "--hostname-override="+s.name, "--cluster-cidr="+clusterRange.String(),
+				// The host's limits of connection tracking are for the host to set.
+				"--conntrack-max-per-core=0", "--conntrack-min=0", "--conntrack-tcp-timeout-established=0", "--conntrack-tcp-timeout-close-wait=0",
+			)
+		},
+	}
+}
+
+func (in environment) before(w *world, words ...string) []string {
+	if in == nil {
+		return words
+	}
+	return append(in(w), words...)
+}
+
 // prepareNode makes the site's Node, which a kubelet would do.
 func prepareNode(c *apiclient.Client, s *site) error { return makeNode(c, s.name, s.address) }
-
-// legacyTools is a folder in which `iptables` is iptables-legacy, whose rules are the
-// kernel's own iptables. Where it isn't installed, kube-proxy says so.
-func (w *world) legacyTools() string { return filepath.Join(w.dir, "legacy") }
-
-func (w *world) linkLegacyTools() error {
-	if err := os.Mkdir(w.legacyTools(), 0o755); err != nil {
-		return err
-	}
-	for _, family := range []string{"iptables", "ip6tables"} {
-		for _, tool := range []string{"", "-save", "-restore"} {
-			path, err := exec.LookPath(family + "-legacy" + tool)
-			if err != nil {
-				return fmt.Errorf("find the tools of iptables-legacy: %w; install Debian's package iptables, or leave that mode out by -modes nftables", err)
-			}
-			if err := os.Symlink(path, filepath.Join(w.legacyTools(), family+tool)); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}

@@ -33,9 +33,12 @@ const (
 	partLatency = "latency"
 	partMemory  = "memory"
 	partRestart = "restart"
+
+	partIptables  = "iptables"  // starts, changes and memory in that mode
+	partUserspace = "userspace" // starts, changes and what it carries
 )
 
-var parts = []string{partCRR, partProgram, partLatency, partMemory, partRestart}
+var parts = []string{partCRR, partProgram, partLatency, partMemory, partRestart, partIptables, partUserspace}
 
 // plan is what is measured, and how often.
 type plan struct {
@@ -46,7 +49,8 @@ type plan struct {
 	sizes              []int    // how many Services
 	latencySizes       []int    // those of sizes at which starts, changes and memory are measured
 	peerMost           int      // Services that the peer is given
-	iptablesAt         int      // the one size at which the iptables mode is measured
+	iptablesAt         int      // the one size at which other parts measure the iptables mode
+	iptables           bool     // this is the part that measures all in the iptables mode
 
 	programRounds     int // starts on an empty kernel
 	crrRounds         int
@@ -59,6 +63,9 @@ type plan struct {
 func main() { process.Main(run) }
 
 func run(ctx context.Context, args []string) error {
+	if len(args) == 3 && args[0] == plainCommand {
+		return plainProxy(args[1], args[2])
+	}
 	if len(args) > 0 && args[0] == insideCommand {
 		p, err := parse(args[1:])
 		if err != nil {

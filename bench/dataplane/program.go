@@ -108,17 +108,13 @@ func (p *plan) program(ctx context.Context, w *world, size int, into *results) e
 			if err != nil {
 				return fmt.Errorf("start %s with %d Services: %w", c.name, size, err)
 			}
-			suffix := "_nft"
-			if c.peer {
-				suffix = ""
-			}
-			into.put(c.prefix+"program_"+short(size)+"_seconds"+suffix, took.wall.Seconds())
-			into.put(c.prefix+"program_"+short(size)+"_system_seconds"+suffix, took.used.System.Seconds())
-			into.put(c.prefix+"program_"+short(size)+"_cpu_seconds"+suffix, took.used.Total().Seconds())
+			into.put(c.prefix+"program_"+short(size)+"_seconds"+c.suffix, took.wall.Seconds())
+			into.put(c.prefix+"program_"+short(size)+"_system_seconds"+c.suffix, took.used.System.Seconds())
+			into.put(c.prefix+"program_"+short(size)+"_cpu_seconds"+c.suffix, took.used.Total().Seconds())
 		}
 	}
 	for _, c := range p.contenders() {
-		if c.peer {
+		if !c.traced {
 			continue
 		}
 		took, ok, err := w.kernelPart(ctx, c, size)

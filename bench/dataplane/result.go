@@ -44,8 +44,8 @@ func (r *results) note(text string) {
 }
 
 func (r *results) memory(c contender, when string, m process.Memory) {
-	r.put(c.agentPrefix()+"rss_mb_"+when, m.Resident)
-	r.put(c.agentPrefix()+"rss_anon_mb_"+when, m.Anonymous)
+	r.put(c.agent+"rss_mb_"+when, m.Resident)
+	r.put(c.agent+"rss_anon_mb_"+when, m.Anonymous)
 }
 
 func (r *results) progress(format string, args ...any) {
@@ -67,7 +67,7 @@ func (r *results) medians() map[string]float64 {
 		out[name] = figure.Median(all)
 	}
 	// A figure without a size is the worst of all its circumstances.
-	for _, prefix := range []string{"", "kubeproxy_", "kubeproxy_iptables_"} {
+	for _, prefix := range []string{"", "iptables_legacy_", "iptables_nft_", "kubeproxy_", "kubeproxy_iptables_legacy_", "kubeproxy_iptables_nft_"} {
 		for _, name := range []string{prefix + "api_to_packet_p99_ms", prefix + "event_to_packet_p99_ms"} {
 			for full, value := range maps.All(out) {
 				if strings.HasPrefix(full, name+"_") {
@@ -120,6 +120,17 @@ var goals = []goal{
 	{"agent_cpu_percent_1k_churn", 0.1, "kubeproxy_cpu_percent_1k_churn"},
 	{"agent_cpu_percent_10k_churn", 0.1, "kubeproxy_cpu_percent_10k_churn"},
 	{"restart_failed_connections", 0, ""},
+	{"userspace_plain_proxy_gbits", 1.25, "userspace_gbits"}, // ours has 80 % of a plain proxy's
+	{"userspace_idle_50k_mb", 400, ""},
+	{"iptables_legacy_program_1k_seconds", 0.5, "kubeproxy_iptables_legacy_program_1k_seconds"},
+	{"iptables_legacy_program_10k_seconds", 0.5, "kubeproxy_iptables_legacy_program_10k_seconds"},
+	{"iptables_nft_program_1k_seconds", 0.5, "kubeproxy_iptables_nft_program_1k_seconds"},
+	// With 10,000 the peer is measured on legacy alone, where it is faster.
+	{"iptables_nft_program_10k_seconds", 0.5, "kubeproxy_iptables_legacy_program_10k_seconds"},
+	{"iptables_legacy_api_to_packet_p50_ms_10k", 0.25, "kubeproxy_iptables_legacy_api_to_packet_p50_ms_10k"},
+	{"iptables_legacy_api_to_packet_p50_ms_10k_churn", 0.25, "kubeproxy_iptables_legacy_api_to_packet_p50_ms_10k_churn"},
+	{"iptables_nft_api_to_packet_p50_ms_10k", 0.25, "kubeproxy_iptables_legacy_api_to_packet_p50_ms_10k"},
+	{"iptables_nft_api_to_packet_p50_ms_10k_churn", 0.25, "kubeproxy_iptables_legacy_api_to_packet_p50_ms_10k_churn"},
 }
 
 // judged is a goal with what was measured.

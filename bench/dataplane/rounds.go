@@ -28,8 +28,8 @@ func (p *plan) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer w.close()
-	if p.kubeproxy != "" && slices.Contains(p.modes, modeIptables) {
-		if err := w.linkLegacyTools(); err != nil {
+	if slices.Contains(p.modes, modeIptables) {
+		if err := w.linkTools(); err != nil {
 			return err
 		}
 	}
@@ -62,6 +62,8 @@ func (p *plan) measure(ctx context.Context, w *world, size int, into *results) e
 		{"agents at work", latency && (p.does(partLatency) || p.does(partMemory)), p.agents},
 		{"restarts", size == restartAt && p.does(partRestart), p.restart},
 		{"connections", p.does(partCRR), p.crr},
+		{"iptables", latency && p.does(partIptables) && slices.Contains(p.modes, modeIptables), p.inIptables},
+		{"userspace", latency && p.does(partUserspace), p.inUserspace},
 	} {
 		if !step.want {
 			continue

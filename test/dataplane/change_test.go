@@ -153,7 +153,13 @@ func TestChangedSinceRead(t *testing.T) {
 	state := w.plane.State()
 	w.stop()
 	err := w.node.Do(func() error {
-		again, err := nftables.New(w.config)
+		config := w.config
+		var err error
+		if config.Ahead, err = nftables.ReadAhead(); err != nil {
+			return err
+		}
+		config.Ahead.Wait()
+		again, err := nftables.New(config)
 		if err != nil {
 			return err
 		}

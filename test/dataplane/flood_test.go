@@ -30,6 +30,14 @@ func crowdOfSources(i, n int, v6 bool) netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 18, byte(k >> 8), byte(k)}), port)
 }
 
+// realProcessor ends a test of what others notice of a flood where the processor is emulated.
+func realProcessor(t *testing.T) {
+	t.Helper()
+	if os.Getenv("PORTICO_TEST_EMULATED") != "" {
+		t.Skip("an emulated processor can't bear a flood")
+	}
+}
+
 // flood sends packets of all numbers from zero, for as long as it isn't stopped.
 type flood struct {
 	sent  atomic.Int64
@@ -154,6 +162,7 @@ func (h *hostile) number(file string) (n int) {
 // one on the other node, for which each connection takes a port of this node: another
 // Service keeps its service. The victim's backends answer by SYN cookies, and count it.
 func TestSYNFlood(t *testing.T) {
+	realProcessor(t)
 	packetsOnly(t)
 	h := newHostile(t)
 	remote := onOther(guestC, 8081)
@@ -198,6 +207,7 @@ func TestSYNFlood(t *testing.T) {
 // Connections to a backend on another node take a port of this node each: a flood that
 // takes all of one backend's is counted, and no other Service notices.
 func TestPortsExhausted(t *testing.T) {
+	realProcessor(t)
 	if os.Getenv("PORTICO_LONG") == "" {
 		t.Skip("long; PORTICO_LONG=1 runs it")
 	}
@@ -229,6 +239,7 @@ func TestPortsExhausted(t *testing.T) {
 // that; established connections stay, other Services keep their service, and changes
 // still get to the kernel.
 func TestConntrackFull(t *testing.T) {
+	realProcessor(t)
 	if os.Getenv("PORTICO_LONG") == "" {
 		t.Skip("long; PORTICO_LONG=1 runs it")
 	}
@@ -290,6 +301,7 @@ func (h *hostile) moves(to endpoint) time.Duration {
 // The limit holds and is counted; all that comes whole is served, and fragments are
 // again when the others' time is over.
 func TestFragmentFlood(t *testing.T) {
+	realProcessor(t)
 	h := newHostile(t)
 	for _, s := range []string{"net/ipv4/ipfrag_time", "net/netfilter/nf_conntrack_frag6_timeout"} {
 		if err := h.node.Sysctl(s, "1"); err != nil { // seconds, of 30 and 60

@@ -102,6 +102,9 @@ func TestFragments(t *testing.T) {
 		w.replace(web.view())
 		for _, v6 := range []bool{false, true} {
 			for _, from := range []*rig.Host{w.outside, w.b, w.node.Host} {
+				if technique == ipvsTechnique && v6 && from == w.node.Host {
+					continue // IPVS refuses what it would have to cut (ICMPv6, packet too big)
+				}
 				c, err := from.Dial("udp", netip.AddrPort{}, web.ip.port(v6, 80), rig.Patience)
 				if err != nil {
 					t.Fatal(err)

@@ -218,6 +218,9 @@ func TestTopology(t *testing.T) {
 // allows goes on.
 func TestForeignFirewall(t *testing.T) {
 	packetsOnly(t)
+	if technique == ipvsTechnique {
+		t.Skip("requests pass INPUT and OUTPUT; only answers are forwarded")
+	}
 	w := newWorld(t)
 	e := onNode(guestA, 8080)
 	w.serve(w.a, e)

@@ -88,7 +88,11 @@ func serveFarm(file string, in io.Reader, out io.Writer) error {
 	if err := json.Unmarshal(raw, &f); err != nil {
 		return err
 	}
-	backend, err := nftables.New(nftables.Config{WorkloadRanges: plan.Workloads, HairpinSources: plan.Portico.Both()})
+	ahead, err := nftables.ReadAhead()
+	if err != nil {
+		return err
+	}
+	backend, err := nftables.New(nftables.Config{WorkloadRanges: plan.Workloads, HairpinSources: plan.Portico.Both(), Ahead: ahead})
 	if err != nil {
 		return err
 	}

@@ -1,14 +1,17 @@
 package dataplane
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"portico.dev/portico/internal/dataplane"
+	"portico.dev/portico/internal/dataplane/iptables"
 	"portico.dev/portico/internal/dataplane/nftables"
 )
 
@@ -31,9 +34,14 @@ func (w *world) reader() *nftables.Reader {
 	return r
 }
 
+// site is what Verify must know of the node.
+func (w *world) site() dataplane.Site {
+	return dataplane.Site{Workloads: w.config.WorkloadRanges, Own: w.config.HairpinSources}
+}
+
 // shown writes one frontend as a line.
-func shown(f *nftables.Frontend) string {
-	way := func(w nftables.Way) string {
+func shown(f *dataplane.Frontend) string {
+	way := func(w dataplane.Way) string {
 		if w.Lost {
 			return "lost"
 		}
@@ -42,7 +50,7 @@ func shown(f *nftables.Frontend) string {
 		}
 		return fmt.Sprintf("%s %d", w.Action, w.Count)
 	}
-	slots := func(set []nftables.Slot) string {
+	slots := func(set []dataplane.Slot) string {
 		var words []string
 		for _, s := range set {
 			word := s.AddrPort.String()
@@ -67,12 +75,41 @@ func shown(f *nftables.Frontend) string {
 	return line
 }
 
+// inspector reads the node's kernel as a second program would, by the technique of the
+// suite.
+func (w *world) inspector() dataplane.Inspector {
+	w.t.Helper()
+	switch technique {
+	case nftablesTechnique:
+		return w.reader()
+	case iptablesTechnique:
+		r, err := iptables.OpenReader(iptables.Config{MasqueradeBit: iptables.DefaultMasqueradeBit, Enter: w.node.Do})
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		w.t.Cleanup(func() {
+			if err := r.Close(); err != nil {
+				w.t.Error(err)
+			}
+		})
+		return r
+	}
+	w.t.Skip("nothing reads the kernel back for this technique")
+	return nil
+}
+
+// tablesOfOurs is how each technique calls what it has.
+var tablesOfOurs = map[string]string{
+	nftablesTechnique: "[ip portico ip6 portico]",
+	iptablesTechnique: "[iptables chains PORTICO-* (" + cmp.Or(os.Getenv("PORTICO_TEST_IPTABLES"), iptables.NFTables) + ")" +
+		" ip6tables chains PORTICO-* (" + cmp.Or(os.Getenv("PORTICO_TEST_IPTABLES"), iptables.NFTables) + ")]",
+}
+
 // OPS-02: what the kernel holds can be read back whole, without knowing the plan.
 func TestShow(t *testing.T) {
-	nftablesOnly(t)
 	w := newWorld(t)
-	r := w.reader()
-	if c, err := r.Contents(); err != nil || len(c.Tables) != 0 || len(c.Frontends) != 0 {
+	r := w.inspector()
+	if c, err := r.Contents(w.t.Context()); err != nil || len(c.Tables) != 0 || len(c.Frontends) != 0 {
 		t.Fatalf("before anything was written: %+v, %v", c, err)
 	}
 	here, there := onNode(guestA, 8080), onOther(guestC, 8080)
@@ -81,15 +118,18 @@ func TestShow(t *testing.T) {
 	none := service{name: "none", ip: pair("10.96.0.22", "fd00:10:96::22"), port: 82, tcpOnly: true}
 	far := service{name: "far", ip: pair("10.96.0.23", "fd00:10:96::23"), port: 83, nodePort: 30083, tcpOnly: true, internalLocal: true, externalLocal: true}.with(there)
 	w.replace(web.view(), sticky.view(), none.view(), far.view())
-	c, err := r.Contents()
+	c, err := r.Contents(w.t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := fmt.Sprint(c.Tables, c.NodeAddresses, c.Services), "[ip portico ip6 portico] [192.0.2.1 2001:db8::1] [10.96.0.0/12 fd00:10:96::/112]"; got != want {
+	if got, want := fmt.Sprint(c.Tables, c.NodeAddresses, c.Services), tablesOfOurs[technique]+" [192.0.2.1 2001:db8::1] [10.96.0.0/12 fd00:10:96::/112]"; got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
-	// Two ranges that touch are one to the kernel.
-	if got, want := fmt.Sprint(c.Workloads), "[10.244.0.0/15 fd00:10:244::/56 fd00:10:245::/64]"; got != want {
+	workloads := "[10.244.0.0/16 10.245.0.0/16 fd00:10:244::/56 fd00:10:245::/64]"
+	if technique == nftablesTechnique { // two ranges that touch are one to the kernel
+		workloads = "[10.244.0.0/15 fd00:10:244::/56 fd00:10:245::/64]"
+	}
+	if got, want := fmt.Sprint(c.Workloads), workloads; got != want {
 		t.Errorf("workloads %s, want %s", got, want)
 	}
 	var lines []string
@@ -115,17 +155,19 @@ func TestShow(t *testing.T) {
 	if len(c.Frontends) != 2*len(want) {
 		t.Errorf("%d frontends of both families, want %d", len(c.Frontends), 2*len(want))
 	}
-	w.looksDamaged(r)
+	if technique == nftablesTechnique {
+		w.looksDamaged(r)
+	}
 }
 
 // looksDamaged looks that a hole shows.
-func (w *world) looksDamaged(r *nftables.Reader) {
+func (w *world) looksDamaged(r dataplane.Inspector) {
 	w.t.Helper()
 	w.stop()
 	w.nft("delete element ip portico cluster-backends { 10.96.0.20 . tcp . 80 . 1 }")
 	w.nft("delete element ip portico refused-services { 10.96.0.22 . tcp . 82 }")
 	w.nft("add element ip portico services { 10.96.0.22 . tcp . 83 : 1:2 }")
-	c, err := r.Contents()
+	c, err := r.Contents(w.t.Context())
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -147,13 +189,12 @@ func (w *world) looksDamaged(r *nftables.Reader) {
 
 // OPS-02: open connections are counted by the address that clients use.
 func TestShowConnections(t *testing.T) {
-	nftablesOnly(t)
 	w := newWorld(t)
 	e := onNode(guestA, 8080)
 	w.serve(w.a, e)
 	web := service{name: "web", ip: pair("10.96.0.20", "fd00:10:96::20"), port: 80, nodePort: 30080}.with(e)
 	w.replace(web.view())
-	r := w.reader()
+	r := w.inspector()
 	for _, v6 := range []bool{false, true} {
 		for _, to := range []netip.AddrPort{nodeAddr.port(v6, 30080), web.ip.port(v6, 80), nodeAddr.port(v6, 30080)} {
 			if _, err := w.outside.Ask("tcp", to); err != nil {
@@ -161,11 +202,11 @@ func TestShowConnections(t *testing.T) {
 			}
 		}
 	}
-	c, err := r.Contents()
+	c, err := r.Contents(w.t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	counts, err := r.Connections(c)
+	counts, err := r.Connections(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -192,7 +233,7 @@ func TestVerifyTells(t *testing.T) {
 	state := w.plane.State()
 	tells := func(state dataplane.State, want ...string) {
 		t.Helper()
-		got, err := r.Verify(w.config, state)
+		got, err := r.Verify(t.Context(), w.site(), state)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -240,7 +281,7 @@ func TestVerifyTells(t *testing.T) {
 			for _, d := range c.damage {
 				w.nft(d)
 			}
-			got, err := r.Verify(w.config, state)
+			got, err := r.Verify(t.Context(), w.site(), state)
 			if err != nil || !slices.Equal(got, c.want) {
 				t.Errorf("%v, got\n  %s\nwant\n  %s", err, strings.Join(got, "\n  "), strings.Join(c.want, "\n  "))
 			}
@@ -251,7 +292,7 @@ func TestVerifyTells(t *testing.T) {
 		})
 	}
 	w.nft("delete table ip portico")
-	got, err := r.Verify(w.config, state)
+	got, err := r.Verify(t.Context(), w.site(), state)
 	if err != nil || !slices.Contains(got, "ip: no table") || !slices.Contains(got, "ip services: missing: TCP 10.96.0.20:80: cluster-2") {
 		t.Errorf("without a table: %v, %q", err, got)
 	}

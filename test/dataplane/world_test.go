@@ -16,6 +16,7 @@ import (
 	"portico.dev/portico/internal/core/catalog"
 	"portico.dev/portico/internal/dataplane"
 	"portico.dev/portico/internal/dataplane/iptables"
+	"portico.dev/portico/internal/dataplane/ipvs"
 	"portico.dev/portico/internal/dataplane/nftables"
 	"portico.dev/portico/internal/dataplane/userspace"
 	"portico.dev/portico/test/rig"
@@ -71,9 +72,12 @@ type world struct {
 
 	lastPort uint16 // of a client, see fresh
 	config   nftables.Config
-	plane    *dataplane.Plane
-	backend  dataplane.Backend
-	stop     func() // the program, without cleaning up
+	// of iptables
+	localNodePorts bool
+
+	plane   *dataplane.Plane
+	backend dataplane.Backend
+	stop    func() // the program, without cleaning up
 }
 
 // technique is the back end that the suite runs on.
@@ -82,6 +86,7 @@ var technique = cmp.Or(os.Getenv("PORTICO_TEST_DATAPLANE"), nftablesTechnique)
 const (
 	nftablesTechnique  = "nftables"
 	userspaceTechnique = "userspace"
+	ipvsTechnique      = "ipvs"
 	iptablesTechnique  = "iptables" // in the variant of PORTICO_TEST_IPTABLES, legacy or nft
 )
 
@@ -89,13 +94,23 @@ const (
 func (w *world) open() (dataplane.Backend, error) {
 	switch technique {
 	case nftablesTechnique:
-		return nftables.New(w.config)
+		config := w.config
+		var err error
+		if config.Ahead, err = nftables.ReadAhead(); err != nil {
+			return nil, err
+		}
+		return nftables.New(config)
 	case userspaceTechnique:
 		return userspace.New(userspace.Config{Workloads: workloadRanges, Addresses: w.node.PorticoAddrs, Logger: w.log(), Enter: w.node.Do})
+	case ipvsTechnique:
+		return ipvs.New(ipvs.Config{
+			Workloads: workloadRanges, Addresses: w.node.PorticoAddrs, MarkBit: iptables.DefaultMasqueradeBit,
+			Scheduler: os.Getenv("PORTICO_TEST_IPVS_SCHEDULER"), Logger: w.log(), Enter: w.node.Do,
+		})
 	case iptablesTechnique:
 		return iptables.New(iptables.Config{
 			WorkloadRanges: workloadRanges, HairpinSources: w.node.PorticoAddrs, MasqueradeBit: iptables.DefaultMasqueradeBit,
-			Variant: os.Getenv("PORTICO_TEST_IPTABLES"), Logger: w.log(), Enter: w.node.Do,
+			LocalNodePorts: w.localNodePorts, Variant: os.Getenv("PORTICO_TEST_IPTABLES"), Logger: w.log(), Enter: w.node.Do,
 		})
 	}
 	return nil, fmt.Errorf("PORTICO_TEST_DATAPLANE names the unknown technique %q", technique)

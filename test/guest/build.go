@@ -50,7 +50,7 @@ func Build(ctx context.Context, o Options) (Artifacts, error) {
 	if err != nil {
 		return Artifacts{}, fmt.Errorf("build the test guest: %w", err)
 	}
-	init, err := buildInit(ctx, cache)
+	init, err := buildInit(ctx, cache, "./test/guest/init")
 	if err != nil {
 		return Artifacts{}, fmt.Errorf("build the test guest: %w", err)
 	}
@@ -99,8 +99,8 @@ func moduleRoot(ctx context.Context) (string, error) {
 	return filepath.Dir(file), nil
 }
 
-// buildInit compiles the init program; Go's own cache makes that quick.
-func buildInit(ctx context.Context, cache string) ([]byte, error) {
+// buildInit compiles an init program; Go's own cache makes that quick.
+func buildInit(ctx context.Context, cache, program string) ([]byte, error) {
 	root, err := moduleRoot(ctx)
 	if err != nil {
 		return nil, err
@@ -113,7 +113,7 @@ func buildInit(ctx context.Context, cache string) ([]byte, error) {
 	file := filepath.Join(tmp, "init")
 	// -buildvcs=false: a commit must not make another guest.
 	_, err = output(ctx, root, "env", "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64",
-		"go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", file, "./test/guest/init")
+		"go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", file, program)
 	if err != nil {
 		return nil, err
 	}

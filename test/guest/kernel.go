@@ -46,7 +46,7 @@ func kernel(ctx context.Context, cache string, logf func(string, ...any)) (strin
 		return "", err
 	}
 	defer os.RemoveAll(tmp)
-	name, deb, err := download(ctx, tmp, logf)
+	name, deb, err := download(ctx, tmp, metaPackage, logf)
 	if err != nil {
 		return "", fmt.Errorf("%w: %w", ErrNoKernel, err)
 	}
@@ -65,9 +65,9 @@ func kernel(ctx context.Context, cache string, logf func(string, ...any)) (strin
 	return dir, nil
 }
 
-// download fetches the package and returns its name and file.
-func download(ctx context.Context, dir string, logf func(string, ...any)) (name, deb string, err error) {
-	if name, deb, err = tryDownload(ctx, dir, logf); err == nil {
+// download fetches the kernel's package that meta depends on and returns its name and file.
+func download(ctx context.Context, dir, meta string, logf func(string, ...any)) (name, deb string, err error) {
+	if name, deb, err = tryDownload(ctx, dir, meta, logf); err == nil {
 		return name, deb, nil
 	}
 	// Fresh systems and containers have no package lists, old lists name
@@ -76,11 +76,11 @@ func download(ctx context.Context, dir string, logf func(string, ...any)) (name,
 	if _, err := output(ctx, dir, "apt-get", "-q", "-o", "DPkg::Lock::Timeout=300", "update"); err != nil {
 		return "", "", err
 	}
-	return tryDownload(ctx, dir, logf)
+	return tryDownload(ctx, dir, meta, logf)
 }
 
-func tryDownload(ctx context.Context, dir string, logf func(string, ...any)) (name, deb string, err error) {
-	depends, err := output(ctx, dir, "apt-cache", "depends", metaPackage)
+func tryDownload(ctx context.Context, dir, meta string, logf func(string, ...any)) (name, deb string, err error) {
+	depends, err := output(ctx, dir, "apt-cache", "depends", meta)
 	if err != nil {
 		return "", "", err
 	}
@@ -91,7 +91,7 @@ func tryDownload(ctx context.Context, dir string, logf func(string, ...any)) (na
 		}
 	}
 	if name == "" {
-		return "", "", fmt.Errorf("%s depends on no kernel package", metaPackage)
+		return "", "", fmt.Errorf("%s depends on no kernel package", meta)
 	}
 	logf("downloading %s", name)
 	if _, err := output(ctx, dir, "apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", name); err != nil {
@@ -106,23 +106,7 @@ func tryDownload(ctx context.Context, dir string, logf func(string, ...any)) (na
 
 // pick copies what the guest needs out of an unpacked package.
 func pick(ctx context.Context, tree, into string) error {
-	if err := os.MkdirAll(into, 0o755); err != nil {
-		return err
-	}
-	kernels, err := filepath.Glob(filepath.Join(tree, "boot", "vmlinuz-*"))
-	if err != nil || len(kernels) != 1 {
-		return fmt.Errorf("%d kernels in it, want one", len(kernels))
-	}
-	if err := os.Rename(kernels[0], filepath.Join(into, "vmlinuz")); err != nil {
-		return err
-	}
-	found := map[string]string{}
-	err = filepath.WalkDir(filepath.Join(tree, "lib", "modules"), func(path string, d fs.DirEntry, err error) error {
-		if name, _, ok := strings.Cut(filepath.Base(path), ".ko"); ok && err == nil && !d.IsDir() {
-			found[strings.ReplaceAll(name, "-", "_")] = path
-		}
-		return err
-	})
+	found, err := takeKernel(tree, into)
 	if err != nil {
 		return err
 	}
@@ -131,17 +115,44 @@ func pick(ctx context.Context, tree, into string) error {
 		if !ok {
 			return fmt.Errorf("it has no module %s", m)
 		}
-		if strings.HasSuffix(path, ".xz") {
-			if _, err := output(ctx, tree, "xz", "-d", path); err != nil {
-				return err
-			}
-			path = strings.TrimSuffix(path, ".xz")
-		}
-		if err := os.Rename(path, filepath.Join(into, m+".ko")); err != nil {
+		if err := takeModule(ctx, path, filepath.Join(into, m+".ko")); err != nil {
 			return err
 		}
 	}
 	return os.WriteFile(filepath.Join(into, "complete"), nil, 0o644)
+}
+
+// takeKernel moves vmlinuz out of an unpacked package and says where which module is.
+func takeKernel(tree, into string) (found map[string]string, err error) {
+	if err := os.MkdirAll(into, 0o755); err != nil {
+		return nil, err
+	}
+	kernels, err := filepath.Glob(filepath.Join(tree, "boot", "vmlinuz-*"))
+	if err != nil || len(kernels) != 1 {
+		return nil, fmt.Errorf("%d kernels in it, want one", len(kernels))
+	}
+	if err := os.Rename(kernels[0], filepath.Join(into, "vmlinuz")); err != nil {
+		return nil, err
+	}
+	found = map[string]string{}
+	err = filepath.WalkDir(filepath.Join(tree, "lib", "modules"), func(path string, d fs.DirEntry, err error) error {
+		if name, _, ok := strings.Cut(filepath.Base(path), ".ko"); ok && err == nil && !d.IsDir() {
+			found[strings.ReplaceAll(name, "-", "_")] = path
+		}
+		return err
+	})
+	return found, err
+}
+
+// takeModule moves one module, as the kernel loads it.
+func takeModule(ctx context.Context, path, to string) error {
+	if strings.HasSuffix(path, ".xz") {
+		if _, err := output(ctx, "", "xz", "-d", path); err != nil {
+			return err
+		}
+		path = strings.TrimSuffix(path, ".xz")
+	}
+	return os.Rename(path, to)
 }
 
 // output runs a program; its error holds the last line of what it complained.

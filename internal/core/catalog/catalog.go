@@ -64,6 +64,9 @@ type Service struct {
 	Distribution    string // spec.trafficDistribution, "" when unset
 	Foreign         bool   // service-proxy-name is set: another proxy serves it
 	TopologyKeys    []string
+	// Scheduler is that of IPVS, "" for the data plane's own choice. Other techniques
+	// have no use for it.
+	Scheduler string
 
 	Faults []Fault // what was left out
 }

@@ -15,6 +15,15 @@ import (
 // separated.
 const TopologyKeysAnnotation = "portico.dev/topology-keys"
 
+// SchedulerAnnotation chooses how IPVS picks a Service's backends, where that is the data
+// plane.
+const SchedulerAnnotation = "portico.dev/ipvs-scheduler"
+
+// Schedulers are those of the kernel's IPVS; each is in a module ip_vs_NAME.
+func Schedulers() []string {
+	return []string{"rr", "wrr", "lc", "wlc", "lblc", "lblcr", "sh", "mh", "dh", "sed", "nq", "fo", "ovf"}
+}
+
 // FromService makes the compact value of a Service. What can't be served of it
 // is left out and noted in Faults: on a foreign cluster we can't refuse it.
 func FromService(svc *corev1.Service) *Service {
@@ -59,6 +68,11 @@ func FromService(svc *corev1.Service) *Service {
 		for key := range strings.SplitSeq(keys, ",") {
 			s.TopologyKeys = append(s.TopologyKeys, strings.TrimSpace(key))
 		}
+	}
+	if name := svc.Annotations[SchedulerAnnotation]; slices.Contains(Schedulers(), name) {
+		s.Scheduler = name
+	} else if name != "" {
+		faults.add(BadScheduler, name, "metadata.annotations[%s]", SchedulerAnnotation)
 	}
 	s.Faults = faults
 	return s

@@ -28,6 +28,7 @@ const (
 	BadRange // a source range that is none
 	BadAddressType
 	NoPorts
+	BadScheduler
 )
 
 var faults = [...]struct{ name, text string }{
@@ -37,6 +38,7 @@ var faults = [...]struct{ name, text string }{
 	BadProtocol:    {"BadProtocol", "%q isn't served: write TCP, UDP or SCTP"},
 	BadRange:       {"BadSourceRange", "%q is no range of addresses: write it like 203.0.113.0/24; until then it admits nobody"},
 	BadAddressType: {"BadAddressType", "%s isn't served: write IPv4 or IPv6, with IP addresses"},
+	BadScheduler:   {"BadScheduler", "%q is no scheduler of IPVS: write one of rr, wrr, lc, wlc, lblc, lblcr, sh, mh, dh, sed, nq, fo, ovf; until then the node's default picks the backends"},
 	NoPorts:        {"NoPorts", "there is none%s, so nothing can be reached: add one, or make the Service headless (clusterIP: None)"},
 }
 

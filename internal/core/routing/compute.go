@@ -113,7 +113,7 @@ func (c *Computer) add(port catalog.ServicePort, kind Kind, addr netip.Addr, num
 	}
 	f := Frontend{
 		Key: key, Kind: kind, Service: c.svc.Name, UID: c.svc.UID, Created: c.svc.Created,
-		PortName: port.Name, Sets: ch.Sets, Verdicts: v, Affinity: c.svc.Affinity,
+		PortName: port.Name, Sets: ch.Sets, Verdicts: v, Affinity: c.svc.Affinity, Scheduler: c.svc.Scheduler,
 	}
 	if kind == LoadBalancerIP {
 		f.SourceRanges = c.svc.SourceRanges

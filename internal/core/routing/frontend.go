@@ -153,6 +153,7 @@ type Frontend struct {
 	Verdicts [Origins]Verdict // by Origin
 
 	Affinity     time.Duration  // 0: none
+	Scheduler    string         // of IPVS; "": the data plane's own choice
 	SourceRanges []netip.Prefix // who may use a load-balancer address; empty: everybody
 }
 
@@ -160,7 +161,7 @@ type Frontend struct {
 func (f *Frontend) Equal(g *Frontend) bool {
 	return f.Key == g.Key && f.Kind == g.Kind && f.Service == g.Service && f.UID == g.UID &&
 		f.Created.Equal(g.Created) && f.PortName == g.PortName && f.Verdicts == g.Verdicts &&
-		f.Affinity == g.Affinity && slices.Equal(f.SourceRanges, g.SourceRanges) && f.Sets.Equal(g.Sets)
+		f.Affinity == g.Affinity && f.Scheduler == g.Scheduler && slices.Equal(f.SourceRanges, g.SourceRanges) && f.Sets.Equal(g.Sets)
 }
 
 // Before reports whether f has the better claim of two Services on one key. A cluster

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	"portico.dev/portico/internal/core/routing"
@@ -27,6 +26,8 @@ type Config struct {
 	HairpinSources []netip.Addr
 	// MasqueradeBit is the bit of the packet's mark that is ours, 0 to 31.
 	MasqueradeBit int
+	// LocalNodePorts has node ports answer at IPv4's loopback addresses too.
+	LocalNodePorts bool
 	// Variant is Legacy or NFTables; "": what the host uses.
 	Variant string
 	Logger  *slog.Logger
@@ -70,12 +71,7 @@ func New(cfg Config) (*Backend, error) {
 }
 
 func (b *Backend) open() (err error) {
-	if b.cfg.Variant == "" {
-		b.programs, err = choose(context.Background(), b.cfg.Enter)
-	} else {
-		b.programs, err = exact(b.cfg.Variant, b.cfg.Enter)
-	}
-	if err != nil {
+	if b.programs, err = b.cfg.programs(context.Background()); err != nil {
 		return err
 	}
 	return b.cfg.Enter(func() (err error) {
@@ -84,30 +80,30 @@ func (b *Backend) open() (err error) {
 	})
 }
 
+// programs gives those of the variant that is wanted.
+func (c *Config) programs(ctx context.Context) (*programs, error) {
+	if c.Variant == "" {
+		return choose(ctx, c.Enter)
+	}
+	return exact(c.Variant, c.Enter)
+}
+
 // Close lets go of the sockets; the rules stay.
 func (b *Backend) Close() error { return b.watch.close() }
 
 // Disturbed implements dataplane.Backend.
 func (b *Backend) Disturbed() <-chan struct{} { return b.watch.disturbed }
 
-// read gives what the kernel has of ours.
-func (b *Backend) read(ctx context.Context, v6 bool) (*reading, error) {
-	r := newReading()
-	for t := range table(tables) {
-		text, err := b.programs.save(ctx, v6, t)
-		if err != nil {
-			return nil, err
-		}
-		if err := r.parse(t, text); err != nil {
+// plan gives a family that wants state, on top of a reading.
+func (b *Backend) plan(v6 bool, state dataplane.State, r *reading) (*family, error) {
+	f := newFamily(v6, &b.cfg)
+	if !v6 {
+		var err error
+		f.local = b.cfg.LocalNodePorts
+		if f.shielded, err = b.guardsLoopback(r); err != nil {
 			return nil, err
 		}
 	}
-	return r, nil
-}
-
-// plan gives a family that wants state, on top of a reading.
-func (b *Backend) plan(v6 bool, state dataplane.State, r *reading) *family {
-	f := newFamily(v6, &b.cfg)
 	f.held = r.held
 	f.services = f.of(state.ServiceRanges)
 	f.setNodes(state.NodeAddresses)
@@ -117,7 +113,7 @@ func (b *Backend) plan(v6 bool, state dataplane.State, r *reading) *family {
 		}
 	}
 	f.all()
-	return f
+	return f, nil
 }
 
 // Sync implements dataplane.Backend.
@@ -127,27 +123,39 @@ func (b *Backend) Sync(ctx context.Context, state dataplane.State) error {
 	b.families = [2]*family{}
 	var now [2]*family
 	for i, v6 := range []bool{false, true} {
-		r, err := b.read(ctx, v6)
-		if err != nil {
+		r := newReading()
+		if err := b.programs.read(ctx, v6, r); err != nil {
 			return fmt.Errorf("sync iptables: %w", err)
 		}
 		if len(r.foreign) > 0 {
 			b.log.Warn("Chains have names like ours and are not ours; they are left alone", "chains", r.foreign)
 		}
-		f := b.plan(v6, state, r)
-		var out batch
-		updates := f.updates()
-		rest, err := b.ahead(ctx, f, updates)
+		f, err := b.plan(v6, state, r)
 		if err != nil {
 			return fmt.Errorf("sync iptables: %w", err)
 		}
-		out.add(rest)
+		if r.guardsLoopback() && !f.shielded {
+			if err := b.programs.setLocalnet(false); err != nil {
+				return err
+			}
+		}
+		var out batch
+		updates, spared := r.spare(f.updates())
+		if len(spared) > 0 {
+			b.log.Warn("Rules of others lead to chains of ours that nothing uses any more; the chains stay, empty, until those rules are gone", "chains", spared)
+		}
+		out.add(updates)
 		for _, i := range r.misplaced() {
 			out.unhook(i, r.present(i))
 			out.hook(i)
 		}
 		if err := b.commit(ctx, v6, &out); err != nil {
 			return fmt.Errorf("sync iptables: %w", err)
+		}
+		if f.shielded { // the guard is there
+			if err := b.programs.setLocalnet(true); err != nil {
+				return err
+			}
 		}
 		f.took(updates)
 		now[i], changed = f, changed+len(updates)
@@ -156,30 +164,6 @@ func (b *Backend) Sync(ctx context.Context, state dataplane.State) error {
 	b.families = now
 	b.log.Info("The kernel has every Service", "frontends", len(state.Frontends), "changed", changed, "took", time.Since(begun).Round(time.Microsecond))
 	return nil
-}
-
-// ahead writes many new sets in portions, to which nothing leads yet, and gives the updates
-// that are left.
-func (b *Backend) ahead(ctx context.Context, f *family, updates []update) (rest []update, err error) {
-	var fresh []update
-	for _, u := range updates {
-		if _, there := f.held[u.chain]; there || u.gone || !strings.HasPrefix(u.name, setPrefix) {
-			rest = append(rest, u)
-		} else {
-			fresh = append(fresh, u)
-		}
-	}
-	if b.programs.variant == Legacy || len(fresh) < 2*chainsEach {
-		return updates, nil
-	}
-	for portion := range portions(fresh) {
-		var out batch
-		out.add(portion)
-		if err := b.commit(ctx, f.v6, &out); err != nil {
-			return nil, err
-		}
-	}
-	return rest, nil
 }
 
 // Apply implements dataplane.Backend. Each table changes at once.
@@ -253,11 +237,21 @@ func (b *Backend) Verify(ctx context.Context, state dataplane.State) ([]string, 
 		if v6 {
 			program = "ip6tables"
 		}
-		r, err := b.read(ctx, v6)
+		r := newReading()
+		if err := b.programs.read(ctx, v6, r); err != nil {
+			return nil, fmt.Errorf("verify iptables: %w", err)
+		}
+		f, err := b.plan(v6, state, r)
 		if err != nil {
 			return nil, fmt.Errorf("verify iptables: %w", err)
 		}
-		for _, u := range b.plan(v6, state, r).updates() {
+		if f.local {
+			if on, err := b.programs.localnet(); err != nil || !on {
+				words = append(words, "net.ipv4.conf.all.route_localnet is off, so that node ports don't answer at 127.0.0.1")
+			}
+		}
+		updates, _ := r.spare(f.updates())
+		for _, u := range updates {
 			what := "has other rules"
 			if _, there := r.held[u.chain]; !there {
 				what = "is missing"

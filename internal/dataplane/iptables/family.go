@@ -5,7 +5,6 @@ import (
 	"hash/maphash"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"portico.dev/portico/internal/core/catalog"
 	"portico.dev/portico/internal/core/routing"
@@ -36,6 +35,8 @@ type family struct {
 	hairpin   netip.Addr // invalid: none
 	nodes     []netip.Addr
 	services  []netip.Prefix
+	local     bool // node ports are at loopback too
+	shielded  bool // others are kept from loopback
 
 	frontends map[routing.Key]*routing.Frontend
 	sets      map[string]*set
@@ -254,6 +255,11 @@ func (f *family) setNodes(addrs []netip.Addr) {
 	}
 }
 
+// isNode tells whether node ports answer at an address.
+func (f *family) isNode(a netip.Addr) bool {
+	return slices.Contains(f.nodes, a) || f.local && a.IsLoopback()
+}
+
 // all plans everything: after a reading.
 func (f *family) all() {
 	f.fix()
@@ -309,7 +315,7 @@ func (f *family) updates() (out []update) {
 	}
 	clear(f.dirty)
 	clear(f.dirtySets)
-	slices.SortFunc(out, func(a, b update) int { return strings.Compare(a.name, b.name) })
+	sortUpdates(out)
 	return out
 }
 

@@ -57,7 +57,7 @@ func (f *family) fixedNAT() map[string][]string {
 	pre = append(pre, f.atNodes(outNodeTree)...)
 	pre = append(pre, "-j "+natOutChain)
 	masq := append([]string{f.mark.clear()}, f.fromWorkloads("", "RETURN")...)
-	return map[string][]string{
+	chains := map[string][]string{
 		natOutChain: inside,
 		preChain:    pre,
 		// First: a backend outside the cluster that reaches itself by this node has no
@@ -65,6 +65,8 @@ func (f *family) fixedNAT() map[string][]string {
 		postChain: {f.mark.match() + " -j " + masqChain, f.hairpinRule()},
 		masqChain: append(masq, "-j MASQUERADE --random-fully"),
 	}
+	f.localNAT(chains)
+	return chains
 }
 
 // hairpinRule changes the source of a backend that reaches itself: its source equals its
@@ -137,7 +139,7 @@ func (f *family) fixedFilter() map[string][]string {
 		}
 		out = append(redirects, out...)
 	}
-	return map[string][]string{
+	chains := map[string][]string{
 		refuseChain: {"-p tcp -j REJECT --reject-with tcp-reset", "-j REJECT --reject-with " + unreachable},
 		checkChain:  check,
 		newChain:    first,
@@ -145,4 +147,6 @@ func (f *family) fixedFilter() map[string][]string {
 		forwardName: forward,
 		outChain:    out,
 	}
+	f.localFilter(chains)
+	return chains
 }

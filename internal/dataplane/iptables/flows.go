@@ -1,16 +1,15 @@
 package iptables
 
 import (
-	"errors"
 	"iter"
 	"net/netip"
-	"slices"
 
 	"github.com/ti-mo/conntrack"
 	"golang.org/x/sys/unix"
 
 	"portico.dev/portico/internal/core/catalog"
 	"portico.dev/portico/internal/core/routing"
+	"portico.dev/portico/internal/dataplane/tracked"
 )
 
 // flows ends what conntrack leads to where nobody is any more. Conntrack is listed only
@@ -56,6 +55,11 @@ func (w *flows) replaced(before, now [2]*family) {
 		}
 		for key, fe := range f.frontends {
 			w.noted(known[key], fe)
+		}
+		for key, fe := range known {
+			if f.frontends[key] == nil {
+				w.noted(fe, nil)
+			}
 		}
 	}
 	w.doubt = true
@@ -151,22 +155,9 @@ func (w *flows) end(families [2]*family) error {
 	if !w.doubt && len(ended) == 0 {
 		return nil
 	}
-	c, err := conntrack.Dial(nil)
+	err := tracked.End(func(f *conntrack.Flow) bool { return w.stale(f, families, ended) })
 	if err != nil {
 		return err
-	}
-	defer c.Close() //nolint:errcheck // it was only asked
-	all, err := c.Dump(nil)
-	if err != nil {
-		return err
-	}
-	for i := range all {
-		if !w.stale(&all[i], families, ended) {
-			continue
-		}
-		if err := c.Delete(all[i]); err != nil && !errors.Is(err, unix.ENOENT) {
-			return err
-		}
 	}
 	w.doubt = false
 	clear(w.left)
@@ -194,18 +185,11 @@ func (w *flows) stale(f *conntrack.Flow, families [2]*family, ended map[netip.Ad
 	if to.Addr().Is6() {
 		own = families[1]
 	}
-	key := routing.Key{Addr: to.Addr(), Protocol: catalog.UDP, Port: to.Port()}
-	fe, left := own.frontends[key], w.left[key]
-	if fe == nil && !left && slices.Contains(own.nodes, to.Addr()) {
-		key.Addr = netip.IPv4Unspecified()
-		if to.Addr().Is6() {
-			key.Addr = netip.IPv6Unspecified()
-		}
-		fe, left = own.frontends[key], w.left[key]
-	}
+	key, known := tracked.Frontend(f, func(k routing.Key) bool { return own.frontends[k] != nil || w.left[k] }, own.isNode)
+	fe := own.frontends[key]
 	switch {
 	case fe == nil:
-		return left && by != to
+		return known && by != to
 	case by == to: // it began before the frontend served
 		return serves(fe)
 	}

@@ -1,6 +1,7 @@
 package iptables
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -211,11 +212,15 @@ func TestAdoptsAndRepairs(t *testing.T) {
 		whole := saved()
 		again := open(t, variant)
 		for i, v6 := range []bool{false, true} {
-			r, err := again.read(t.Context(), v6)
+			r := newReading()
+			if err := again.programs.read(t.Context(), v6, r); err != nil {
+				t.Fatal(err)
+			}
+			f, err := again.plan(v6, s, r)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if u := again.plan(v6, s, r).updates(); len(u) > 0 || len(r.misplaced()) > 0 {
+			if u := f.updates(); len(u) > 0 || len(r.misplaced()) > 0 {
 				t.Errorf("family %d: a restart would rewrite %v, and move the jumps %v", i, u, r.misplaced())
 			}
 		}
@@ -302,16 +307,17 @@ func TestManyBackends(t *testing.T) {
 	})
 }
 
-// A lock that another program holds is one clear error, and the next Sync succeeds.
+// Bad input: a lock that another program holds for long is one clear error, nothing waits
+// for ever, and once it is released all that came meanwhile is in the kernel.
 func TestLocked(t *testing.T) {
-	if os.Getenv("PORTICO_LONG") == "" {
-		t.Skip("waits for " + lockWait + " s; PORTICO_LONG=1")
-	}
 	alone(t, func(t *testing.T, variant string) {
 		if variant != Legacy {
 			t.Skip("the nf_tables variant has no lock")
 		}
 		b := open(t, variant)
+		b.programs.wait = "1"
+		first := stateOf(frontend(1, routing.ClusterIP, backendsOf(3, 10)...))
+		synced(t, b, first)
 		lock, err := os.Create(os.Getenv("XTABLES_LOCKFILE"))
 		if err != nil {
 			t.Fatal(err)
@@ -319,14 +325,61 @@ func TestLocked(t *testing.T) {
 		if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 			t.Fatal(err)
 		}
-		s := stateOf(frontend(1, routing.ClusterIP, backendsOf(3, 10)...))
-		if err := b.Sync(t.Context(), s); !errors.Is(err, errLocked) {
+		wanted := stateOf(frontend(1, routing.ClusterIP, backendsOf(2, 10)...), frontend(2, routing.ClusterIP, backendsOf(3, 10)...))
+		if err := b.Apply(t.Context(), routing.Change{Set: wanted.Frontends}); !errors.Is(err, errLocked) {
 			t.Errorf("want the lock named, got %v", err)
+		}
+		equal(t, b, first) // it is read, and serves
+		if err := b.Sync(t.Context(), wanted); !errors.Is(err, errLocked) {
+			t.Errorf("want the lock named, got %v", err)
+		}
+		b.programs.wait = "3600"
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		if err := b.Sync(ctx, wanted); err == nil {
+			t.Error("a Sync that was called off succeeded")
 		}
 		if err := lock.Close(); err != nil {
 			t.Fatal(err)
 		}
-		synced(t, b, s)
+		synced(t, b, wanted)
+	})
+}
+
+// Bad input: a rule of others that leads to a chain of ours keeps the kernel from taking the
+// chain away. Nothing else may wait for that, and cleanup says it.
+func TestForeignJumps(t *testing.T) {
+	alone(t, func(t *testing.T, variant string) {
+		tool := "iptables-" + variant
+		b := open(t, variant)
+		gone := frontend(1, routing.ClusterIP, backendsOf(3, 10)...)
+		synced(t, b, stateOf(gone))
+		set := target(gone, false)
+		run(t, tool, "-t", "nat", "-A", "PREROUTING", "-s", "203.0.113.9", "-j", set)
+		two := frontend(2, routing.ClusterIP, backendsOf(3, 20)...)
+		if err := b.Apply(t.Context(), routing.Change{Removed: []routing.Key{gone.Key}, Set: []*routing.Frontend{two}}); err == nil {
+			t.Error("the kernel took a chain away that is led to")
+		}
+		synced(t, b, stateOf(two))
+		synced(t, b, stateOf(two))
+		if rules := run(t, tool, "-t", "nat", "-S", set); strings.Contains(rules, "-A") {
+			t.Errorf("the spared chain has rules: %s", rules)
+		}
+		three := frontend(3, routing.ClusterIP, backendsOf(3, 30)...)
+		if err := b.Apply(t.Context(), routing.Change{Removed: []routing.Key{two.Key}, Set: []*routing.Frontend{three}}); err != nil {
+			t.Error(err)
+		}
+		equal(t, b, stateOf(three))
+		if err := b.Cleanup(t.Context()); err == nil || !strings.Contains(err.Error(), "rules of others lead to nat "+set) {
+			t.Errorf("cleanup: %v", err)
+		}
+		run(t, tool, "-t", "nat", "-D", "PREROUTING", "-s", "203.0.113.9", "-j", set)
+		if err := b.Cleanup(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if words, err := Remains(t.Context()); err != nil || len(words) > 0 {
+			t.Errorf("remains: %v, %v", words, err)
+		}
 	})
 }
 

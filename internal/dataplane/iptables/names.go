@@ -25,6 +25,7 @@ const (
 	checkChain  = prefix + "CHECK"  // filter: what nobody translated
 	newChain    = prefix + "NEW"    // filter: first packets
 	refuseChain = prefix + "REFUSE" // filter: an error at once
+	localChain  = prefix + "LOCAL"  // filter: loopback addresses, for this host alone
 )
 
 // The roots of trees.
@@ -41,14 +42,16 @@ const (
 )
 
 const (
-	setPrefix   = prefix + "SET-" // backends of one Service port, family and policy
+	// Backends of one Service port, family and policy. Small letters sort behind the other
+	// chains, see batch.
+	setPrefix   = prefix + "set-"
 	guardPrefix = prefix + "GRD-" // who may use one frontend
 )
 
 // ourName is the shape of our chains' names: another with the prefix is somebody else's.
-var ourName = regexp.MustCompile(`^PORTICO-(PRE|DNAT|POST|MASQ|IN|FWD|OUT|CHECK|NEW|REFUSE` +
+var ourName = regexp.MustCompile(`^PORTICO-(PRE|DNAT|POST|MASQ|IN|FWD|OUT|CHECK|NEW|REFUSE|LOCAL` +
 	`|(SVC|EXT|NO|LB|XIP|FROM)(-[0-9a-f]{1,2})?|(NODE|NODEX|NONODE)(-[tus][0-9a-f]{2,3})?` +
-	`|SET-[a-z2-7]{12}r?[0-9a-v]{0,3}|GRD-[a-z2-7]{12}[io])$`)
+	`|set-[a-z2-7]{12}r?[0-9a-v]{0,3}|GRD-[a-z2-7]{12}[io])$`)
 
 func ours(chain string) bool { return ourName.MatchString(chain) }
 
@@ -66,7 +69,11 @@ func setName(f *routing.Frontend, v routing.Verdict) string {
 	if !v.Serves() || len(f.Of(v.Action)) == 0 {
 		return ""
 	}
-	return setPrefix + digest12(f.Service, ":", f.PortName, " ", f.Protocol, " ", f.Addr.Is6(), " ", v.Action)
+	return nameOfSet(f.Service.String(), f.PortName, f.Key, v.Action)
+}
+
+func nameOfSet(service, port string, key routing.Key, to routing.Action) string {
+	return setPrefix + digest12(service, ":", port, " ", key.Protocol, " ", key.Addr.Is6(), " ", to)
 }
 
 // listName names xt_recent's list of the clients of one backend.

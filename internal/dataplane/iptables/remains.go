@@ -4,19 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 )
 
 // installed gives all variants that this host has.
-func installed() (out []*programs) {
+func installed(enter func(func() error) error) (out []*programs) {
 	for _, v := range []string{Legacy, NFTables} {
-		if p, err := exact(v, here); err == nil {
+		if p, err := exact(v, enter); err == nil {
 			out = append(out, p)
 		}
 	}
 	if len(out) == 0 {
-		if p, err := choose(context.Background(), here); err == nil {
+		if p, err := choose(context.Background(), enter); err == nil {
 			out = append(out, p)
 		}
 	}
@@ -25,18 +24,14 @@ func installed() (out []*programs) {
 
 // Remains names what this network namespace has of ours, by either variant.
 func Remains(ctx context.Context) (words []string, err error) {
-	for _, p := range installed() {
+	for _, p := range installed(here) {
 		for _, v6 := range []bool{false, true} {
-			r, err := p.readExisting(ctx, v6)
-			if err != nil {
+			r := newReading()
+			if err := p.read(ctx, v6, r); err != nil {
 				return nil, err
 			}
-			if n := len(r.held); n > 0 {
-				family := "iptables"
-				if v6 {
-					family = "ip6tables"
-				}
-				words = append(words, fmt.Sprintf("%s chains %s* (%s)", family, prefix, p.variant))
+			if len(r.held) > 0 {
+				words = append(words, p.title(v6))
 			}
 		}
 	}
@@ -46,60 +41,65 @@ func Remains(ctx context.Context) (words []string, err error) {
 // Remove takes away what a node that was run with this data plane has left.
 func Remove(ctx context.Context) error {
 	var errs []error
-	for _, p := range installed() {
+	for _, p := range installed(here) {
 		errs = append(errs, p.remove(ctx))
 	}
 	return errors.Join(errs...)
 }
 
-func (p *programs) readExisting(ctx context.Context, v6 bool) (*reading, error) {
-	r := newReading()
+// read gives what the kernel has of ours in one family.
+func (p *programs) read(ctx context.Context, v6 bool, into *reading) error {
 	for t := range table(tables) {
 		text, err := p.saveExisting(ctx, v6, t)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		if err := r.parse(t, text); err != nil {
-			return nil, err
+		if err := into.parse(t, text); err != nil {
+			return err
 		}
 	}
-	return r, nil
+	return nil
 }
 
 // remove takes our jumps and chains away.
 func (p *programs) remove(ctx context.Context) error {
+	var errs []error
 	for _, v6 := range []bool{false, true} {
-		r, err := p.readExisting(ctx, v6)
-		if err != nil {
-			return fmt.Errorf("remove the rules of iptables: %w", err)
+		if err := p.removeFamily(ctx, v6); err != nil {
+			errs = append(errs, fmt.Errorf("remove the %s: %w", p.title(v6), err))
 		}
-		var out batch
-		for i := range hooks {
-			out.unhook(i, r.present(i))
+	}
+	return errors.Join(errs...)
+}
+
+func (p *programs) removeFamily(ctx context.Context, v6 bool) error {
+	r := newReading()
+	if err := p.read(ctx, v6, r); err != nil {
+		return err
+	}
+	if !v6 && r.guardsLoopback() {
+		if err := p.setLocalnet(false); err != nil {
+			return err
 		}
-		var sets []update
-		for c := range r.held {
-			if u := (update{chain: c, gone: true}); p.variant != Legacy && strings.HasPrefix(c.name, setPrefix) {
-				sets = append(sets, u)
-			} else {
-				out.add([]update{u})
-			}
+	}
+	var out batch
+	for i := range hooks {
+		out.unhook(i, r.present(i))
+	}
+	var all []update
+	for c := range r.held {
+		all = append(all, update{chain: c, gone: true})
+	}
+	sortUpdates(all)
+	all, spared := r.spare(all)
+	out.add(all)
+	if out.commits() > 0 {
+		if err := p.restore(ctx, v6, out.text()); err != nil {
+			return err
 		}
-		slices.SortFunc(sets, func(a, b update) int { return strings.Compare(a.name, b.name) })
-		batches := []*batch{&out} // what leads to the sets goes first
-		for portion := range portions(sets) {
-			b := &batch{}
-			b.add(portion)
-			batches = append(batches, b)
-		}
-		for _, b := range batches {
-			if b.commits() == 0 {
-				continue
-			}
-			if err := p.restore(ctx, v6, b.text()); err != nil {
-				return fmt.Errorf("remove the rules of iptables: %w", err)
-			}
-		}
+	}
+	if len(spared) > 0 {
+		return fmt.Errorf("rules of others lead to %s, which are empty now; remove those rules, then run it again", strings.Join(spared, ", "))
 	}
 	return nil
 }

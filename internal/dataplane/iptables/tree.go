@@ -112,6 +112,9 @@ func (t *tree) render(chain string) ([]string, bool) {
 			rules = append(rules, t.tail(k)...)
 		}
 	}
+	if t.tail == nil { // no packet matches two of them, so that their order is free
+		slices.SortStableFunc(rules, bySet)
+	}
 	return rules, true
 }
 

@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/ti-mo/conntrack"
 	"golang.org/x/sys/unix"
@@ -16,6 +19,7 @@ import (
 	"portico.dev/portico/internal/core/catalog"
 	"portico.dev/portico/internal/core/routing"
 	"portico.dev/portico/internal/dataplane"
+	"portico.dev/portico/internal/dataplane/tracked"
 )
 
 const (
@@ -31,7 +35,10 @@ type Config struct {
 	// Addresses are this node's on portico0, one per family: the sockets listen there.
 	// A family without one isn't served.
 	Addresses []netip.Addr
-	Logger    *slog.Logger
+	// Direct changes no rule, which takes privileges: sockets listen at the very addresses
+	// and ports of Services that this host has itself, and Addresses aren't used.
+	Direct bool
+	Logger *slog.Logger
 	// Enter runs what opens a socket where the sockets belong; nil: in the calling
 	// thread's network namespace.
 	Enter func(func() error) error
@@ -41,16 +48,24 @@ type Config struct {
 type Backend struct {
 	cfg       Config
 	log       *slog.Logger
-	listeners map[bool]*net.TCPListener // by family, true for IPv6
-	rules     *rules
+	listeners []*net.TCPListener   // where rules lead to, one per family
+	rules     *rules               // nil: direct
+	doors     *doors               // nil: there are rules
 	fresh     map[routing.Key]bool // UDP frontends since the last Finish
+	room      *room
+	pipes     pipes
+	idle      *idle
+	total     meter
+	flows     atomic.Int64 // of UDP
 	group     sync.WaitGroup
-	closing   chan struct{}
+	life      context.Context // until Close
+	end       context.CancelFunc
 
 	mu       sync.Mutex // guards the following
 	closed   bool
 	fronts   map[routing.Key]*front
 	nodes    map[netip.Addr]bool
+	own      map[netip.Addr]bool // this host's addresses; direct only
 	turns    map[port]*turn
 	pods     map[netip.Addr]int                   // backends' addresses, with how often fronts have each
 	sessions map[netip.AddrPort]map[*session]bool // by backend
@@ -64,30 +79,49 @@ func New(cfg Config) (*Backend, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	b := &Backend{
-		cfg: cfg, log: cfg.Logger, listeners: map[bool]*net.TCPListener{}, fresh: map[routing.Key]bool{}, closing: make(chan struct{}),
+		cfg: cfg, log: cfg.Logger, fresh: map[routing.Key]bool{},
 		fronts: map[routing.Key]*front{}, nodes: map[netip.Addr]bool{},
 		turns: map[port]*turn{}, pods: map[netip.Addr]int{}, sessions: map[netip.AddrPort]map[*session]bool{},
 	}
+	b.life, b.end = context.WithCancel(context.Background())
 	if err := b.enter(b.open); err != nil {
 		return nil, errors.Join(fmt.Errorf("userspace data plane: %w", err), b.Close())
 	}
+	b.begin(func() {
+		if err := b.idle.run(func(d *direction) { b.group.Go(d.carry) }); err != nil {
+			b.log.Error("Idle connections are no longer served", "error", err)
+		}
+	})
 	for _, l := range b.listeners {
-		b.begin(func() { b.accept(l) })
+		b.begin(func() { b.accept(l, originalDestination) })
+	}
+	if b.doors != nil {
+		b.begin(b.doors.run)
 	}
 	return b, nil
 }
 
 func (b *Backend) open() (err error) {
+	if b.room, err = newRoom(b.log); err != nil {
+		return err
+	}
+	if b.idle, err = newIdle(); err != nil {
+		return err
+	}
+	if b.cfg.Direct {
+		b.doors, err = openDoors(b)
+		return err
+	}
 	if len(b.cfg.Addresses) == 0 {
 		return errors.New("this node has no address of its own to listen on")
 	}
 	doors := [2]door{}
 	for _, a := range b.cfg.Addresses {
-		l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.AddrPortFrom(a, 0)))
+		l, err := listenTCP(netip.AddrPortFrom(a, 0))
 		if err != nil {
 			return fmt.Errorf("listen on %s: %w", a, err)
 		}
-		b.listeners[a.Is6()] = l
+		b.listeners = append(b.listeners, l)
 		doors[family(a)] = door{a, addrPort(l.Addr()).Port()}
 	}
 	b.rules, err = openRules(doors, b.cfg.Workloads)
@@ -123,7 +157,7 @@ func family(a netip.Addr) int {
 // origin tells where a client is.
 func (b *Backend) origin(client netip.Addr) routing.Origin {
 	b.mu.Lock()
-	here := b.nodes[client]
+	here := b.nodes[client] || b.own[client]
 	b.mu.Unlock()
 	if here || client.IsLoopback() || slices.Contains(b.cfg.Addresses, client) {
 		return routing.Node
@@ -176,6 +210,11 @@ func (b *Backend) Sync(_ context.Context, state dataplane.State) error {
 	if err := b.take(change.Set); err != nil {
 		return err
 	}
+	if b.doors != nil {
+		b.leave(change.Removed)
+		b.doors.look()
+		return nil
+	}
 	if err := b.rules.replace(b.entriesOf(change.Set), state.NodeAddresses, state.ServiceRanges); err != nil {
 		return err
 	}
@@ -187,6 +226,11 @@ func (b *Backend) Sync(_ context.Context, state dataplane.State) error {
 func (b *Backend) Apply(_ context.Context, change routing.Change) error {
 	if err := b.take(change.Set); err != nil {
 		return err
+	}
+	if b.doors != nil {
+		b.leave(change.Removed)
+		b.doors.change(change)
+		return nil
 	}
 	if err := b.rules.change(b.entriesOf(change.Set), change.Removed); err != nil {
 		return err
@@ -219,8 +263,26 @@ func (b *Backend) take(frontends []*routing.Frontend) error {
 		if known.udp != nil {
 			known.udp.review()
 		}
+		if b.doors != nil {
+			b.doors.review(known)
+		}
 	}
 	return nil
+}
+
+// choices gives the backends for a new client of a frontend, the first to be tried first;
+// none where it isn't served.
+func (b *Backend) choices(f *front, client netip.Addr) []netip.AddrPort {
+	// Where there are rules those know who may come (DP-14).
+	if b.doors != nil {
+		b.mu.Lock()
+		admitted := sourcesOf(f.get(), b.nodes)
+		b.mu.Unlock()
+		if len(admitted) > 0 && !slices.ContainsFunc(admitted, func(p netip.Prefix) bool { return p.Contains(client) }) {
+			return nil
+		}
+	}
+	return f.choices(client, b.origin(client), time.Now())
 }
 
 // turnOf gives the turn that a frontend shares; nil when it has none yet.
@@ -240,19 +302,14 @@ func (b *Backend) count(f *routing.Frontend, by int) {
 	}
 }
 
-func (b *Backend) add(f *routing.Frontend) error {
+func (b *Backend) add(f *routing.Frontend) (err error) {
 	out := &front{frontend: f}
-	if f.Protocol == protocolUDP {
+	if f.Protocol == protocolUDP && b.rules != nil {
 		b.fresh[f.Key] = true
-	}
-	if own := b.rules.doors[family(f.Addr)].addr; f.Protocol == protocolUDP && own.IsValid() {
-		out.udp = &udpProxy{backend: b, front: out, flows: map[netip.AddrPort]*flow{}}
-		err := b.enter(func() (err error) {
-			out.udp.conn, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(own, 0)))
-			return err
-		})
-		if err != nil {
-			return fmt.Errorf("open a socket for %s of %s: %w", f.Key, f.Service, err)
+		if own := b.rules.doors[family(f.Addr)].addr; own.IsValid() {
+			if out.udp, err = b.openUDP(out, netip.AddrPortFrom(own, 0)); err != nil {
+				return fmt.Errorf("open a socket for %s of %s: %w", f.Key, f.Service, err)
+			}
 		}
 	}
 	b.mu.Lock()
@@ -267,6 +324,7 @@ func (b *Backend) add(f *routing.Frontend) error {
 	b.mu.Unlock()
 	b.count(f, +1)
 	if out.udp != nil && !b.begin(out.udp.serve) {
+		out.udp.close()
 		return net.ErrClosed
 	}
 	return nil
@@ -312,30 +370,14 @@ func (b *Backend) Finish(context.Context) error {
 // endStrays deletes the UDP flows of conntrack that no rule has translated although a fresh
 // frontend is there for them. It reads all of conntrack.
 func (b *Backend) endStrays() error {
-	c, err := conntrack.Dial(nil)
-	if err != nil {
-		return err
-	}
-	defer c.Close() //nolint:errcheck // it was only asked
-	flows, err := c.Dump(nil)
-	if err != nil {
-		return err
-	}
-	for i := range flows {
-		f := &flows[i]
+	return tracked.End(func(f *conntrack.Flow) bool {
 		to := f.TupleOrig.IP.DestinationAddress
 		if f.TupleOrig.Proto.Protocol != unix.IPPROTO_UDP || f.TupleReply.IP.SourceAddress != to {
-			continue
+			return false
 		}
-		port := f.TupleOrig.Proto.DestinationPort
-		if !b.fresh[routing.Key{Addr: to, Protocol: protocolUDP, Port: port}] && !(b.isNode(to) && b.fresh[routing.Key{Addr: unspecified(to), Protocol: protocolUDP, Port: port}]) {
-			continue
-		}
-		if err := c.Delete(*f); err != nil && !errors.Is(err, unix.ENOENT) {
-			return err
-		}
-	}
-	return nil
+		_, fresh := tracked.Frontend(f, func(key routing.Key) bool { return b.fresh[key] }, b.isNode)
+		return fresh
+	})
 }
 
 func (b *Backend) isNode(a netip.Addr) bool {
@@ -347,6 +389,10 @@ func (b *Backend) isNode(a netip.Addr) bool {
 // SetNodeAddresses implements dataplane.Backend.
 func (b *Backend) SetNodeAddresses(_ context.Context, addrs []netip.Addr) error {
 	b.setNodes(addrs)
+	if b.doors != nil {
+		b.doors.look()
+		return nil
+	}
 	if err := b.rules.setNodes(addrs); err != nil {
 		return err
 	}
@@ -373,14 +419,27 @@ func (b *Backend) setNodes(addrs []netip.Addr) {
 
 // Verify implements dataplane.Backend.
 func (b *Backend) Verify(_ context.Context, state dataplane.State) ([]string, error) {
+	if b.doors != nil {
+		return b.doors.verify(), nil
+	}
 	return b.rules.verify(b.entriesOf(state.Frontends), state.NodeAddresses)
 }
 
 // Cleanup implements dataplane.Backend.
-func (b *Backend) Cleanup(context.Context) error { return b.rules.remove() }
+func (b *Backend) Cleanup(context.Context) error {
+	if b.doors != nil {
+		return nil
+	}
+	return b.rules.remove()
+}
 
 // Disturbed implements dataplane.Backend.
-func (b *Backend) Disturbed() <-chan struct{} { return b.rules.disturbed }
+func (b *Backend) Disturbed() <-chan struct{} {
+	if b.doors != nil {
+		return nil
+	}
+	return b.rules.Disturbed()
+}
 
 // Close ends every connection; the rules stay, and lead nowhere.
 func (b *Backend) Close() error {
@@ -390,26 +449,34 @@ func (b *Backend) Close() error {
 		return nil
 	}
 	b.closed = true
-	close(b.closing)
+	b.end()
+	var sessions []*session
+	for _, of := range b.sessions {
+		sessions = slices.AppendSeq(sessions, maps.Keys(of))
+	}
+	fronts := maps.Clone(b.fronts)
+	b.mu.Unlock()
 	var errs []error
 	for _, l := range b.listeners {
 		errs = append(errs, l.Close())
 	}
-	for _, of := range b.sessions {
-		for s := range of {
-			s.cut()
-		}
+	if b.doors != nil {
+		errs = append(errs, b.doors.close())
 	}
-	fronts := b.fronts
-	b.mu.Unlock()
 	for _, f := range fronts {
 		if f.udp != nil {
 			f.udp.close()
 		}
 	}
+	for _, s := range sessions {
+		s.end(true)
+	}
+	if b.idle != nil {
+		errs = append(errs, b.idle.close())
+	}
 	if b.rules != nil {
 		errs = append(errs, b.rules.close())
 	}
 	b.group.Wait()
-	return errors.Join(errs...)
+	return errors.Join(append(errs, b.pipes.close())...)
 }

@@ -19,7 +19,7 @@ type front struct {
 	frontend *routing.Frontend
 
 	turn *turn     // set once
-	udp  *udpProxy // nil for TCP; set once
+	udp  *udpProxy // where a rule leads UDP to; else nil; set once
 }
 
 func (f *front) get() *routing.Frontend {
@@ -38,11 +38,12 @@ func (f *front) set(to *routing.Frontend) {
 // to be tried. None says that it isn't served.
 func (f *front) choices(client netip.Addr, from routing.Origin, now time.Time) []netip.AddrPort {
 	frontend := f.get()
-	set := frontend.Of(frontend.Verdicts[from].Action)
+	action := frontend.Verdicts[from].Action
+	set := frontend.Of(action)
 	if len(set) == 0 {
 		return nil
 	}
-	first := f.turn.first(client, set, frontend.Affinity > 0, now)
+	first := f.turn.first(client, action, set, frontend.Affinity > 0, now)
 	out := make([]netip.AddrPort, 0, min(len(set), tries))
 	for i := range cap(out) {
 		out = append(out, set[(first+i)%len(set)].AddrPort)
@@ -71,9 +72,10 @@ func portOf(f *routing.Frontend) port {
 // turn is whose turn it is, and where affinity leads.
 type turn struct {
 	users int // fronts; guarded by Backend.mu
+	meter meter
 
 	mu     sync.Mutex // guards the following
-	next   uint32     // counts choices: round robin
+	next   [2]uint32  // counts choices from the cluster set and the local one: round robin
 	sticky map[netip.Addr]stick
 	swept  time.Time // when sticky was last rid of what is over
 }
@@ -86,13 +88,17 @@ type stick struct {
 
 // first gives the index of the backend that a client is to meet: with affinity the one that
 // it met before or that it prefers, else the next in turn.
-func (t *turn) first(client netip.Addr, set []routing.Backend, sticky bool, now time.Time) int {
+func (t *turn) first(client netip.Addr, action routing.Action, set []routing.Backend, sticky bool, now time.Time) int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !sticky {
 		t.sticky = nil // nothing of before counts when it is switched on again
-		t.next++
-		return int((t.next - 1) % uint32(len(set)))
+		next := &t.next[0]
+		if action == routing.ToLocal { // or clients by turns from here and outside would meet every other one
+			next = &t.next[1]
+		}
+		*next++
+		return int((*next - 1) % uint32(len(set)))
 	}
 	if s, ok := t.sticky[client]; ok && now.Before(s.until) {
 		for i := range set {
@@ -140,8 +146,18 @@ func (t *turn) remember(client netip.Addr, backend netip.AddrPort, affinity time
 			}
 		}
 	}
+	if _, known := t.sticky[client]; !known && len(t.sticky) >= maxSticky {
+		for c := range t.sticky {
+			delete(t.sticky, c)
+			break
+		}
+	}
 	t.sticky[client] = stick{backend, now.Add(affinity)}
 }
+
+// maxSticky bounds what made-up clients of UDP can fill. Who is forgotten meets the backend
+// that it prefers, which it nearly always met before.
+const maxSticky = 1 << 16
 
 // tries bounds how many backends a connection is offered to.
 const tries = 5

@@ -3,6 +3,7 @@ package userspace
 import (
 	"net/netip"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -125,5 +126,66 @@ func TestUses(t *testing.T) {
 		if got := uses(f, x); got != c.want {
 			t.Errorf("%s: %v", what, got)
 		}
+	}
+}
+
+// DP-02: turns are even whoever takes them at once, and each of the two sets has its own:
+// clients that come by turns from here and from outside don't meet every other backend.
+func TestTurnsAtOnce(t *testing.T) {
+	f := frontOf(0, x, y, z)
+	f.frontend.Local = backendsAt(x, y)
+	f.frontend.Verdicts[routing.Outside].Action = routing.ToLocal
+	client := netip.MustParseAddr("192.0.2.9")
+	local := map[netip.AddrPort]int{}
+	for range 100 {
+		f.choices(client, routing.Node, start)
+		local[f.choices(client, routing.Outside, start)[0]]++
+	}
+	if local[x] != 50 || local[y] != 50 {
+		t.Errorf("from outside, by turns with the node: %v", local)
+	}
+	const goroutines, each = 8, 3000
+	var group sync.WaitGroup
+	var mu sync.Mutex // guards the following
+	sum := map[netip.AddrPort]int{}
+	for range goroutines {
+		group.Go(func() {
+			mine := map[netip.AddrPort]int{}
+			for range each {
+				mine[f.choices(client, routing.Node, start)[0]]++
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			for a, n := range mine {
+				sum[a] += n
+			}
+		})
+	}
+	group.Wait()
+	for _, a := range []netip.AddrPort{x, y, z} {
+		if sum[a] != goroutines*each/3 {
+			t.Errorf("%s was met %d times of %d", a, sum[a], goroutines*each)
+		}
+	}
+}
+
+// A flood of clients doesn't fill the memory, and a new connection renews affinity (DP-10).
+func TestAffinityIsBounded(t *testing.T) {
+	f := frontOf(time.Hour, x, y, z)
+	for i := range maxSticky + 100 {
+		f.remember(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), x, start)
+	}
+	if n := len(f.turn.sticky); n != maxSticky {
+		t.Errorf("%d clients are remembered, want %d at most", n, maxSticky)
+	}
+	client := netip.MustParseAddr("192.0.2.9")
+	other := y
+	if f.choices(client, routing.Outside, start)[0] == y {
+		other = x
+	}
+	f.remember(client, other, start)
+	f.remember(client, other, start.Add(50*time.Minute))
+	if got := f.choices(client, routing.Outside, start.Add(100*time.Minute))[0]; got != other {
+		t.Errorf("after 100 minutes, the last connection 50 minutes ago: %s, want %s", got, other)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"portico.dev/portico/internal/core/routing"
+	"portico.dev/portico/internal/dataplane/notices"
 )
 
 // Table is the name of our tables, one for each family.
@@ -66,14 +67,14 @@ func (b *Backend) entriesOf(frontends []*routing.Frontend) []entry {
 			}
 			return lead{refused: v.Action != routing.Drop}
 		}
-		out = append(out, entry{f.Key, f.Kind, leads(f.Verdicts[routing.Workload]), leads(f.Verdicts[routing.Outside]), b.sourcesOf(f)})
+		out = append(out, entry{f.Key, f.Kind, leads(f.Verdicts[routing.Workload]), leads(f.Verdicts[routing.Outside]), sourcesOf(f, b.nodes)})
 	}
 	return out
 }
 
 // sourcesOf gives who may use a load-balancer address. A node that may comes also from the
-// address itself, when it has it (DP-14). b.mu is held.
-func (b *Backend) sourcesOf(f *routing.Frontend) (out []netip.Prefix) {
+// address itself, when it has it (DP-14).
+func sourcesOf(f *routing.Frontend, nodes map[netip.Addr]bool) (out []netip.Prefix) {
 	if f.Kind != routing.LoadBalancerIP || len(f.SourceRanges) == 0 {
 		return nil
 	}
@@ -84,7 +85,7 @@ func (b *Backend) sourcesOf(f *routing.Frontend) (out []netip.Prefix) {
 			continue
 		}
 		all = append(all, p.Masked())
-		for a := range b.nodes {
+		for a := range nodes {
 			node = node || p.Contains(a)
 		}
 	}
@@ -112,7 +113,7 @@ type rules struct {
 	held      map[routing.Key]entry
 	ips       map[netip.Addr]int // Services' own addresses, with how many frontends have each
 	nodes     []netip.Addr
-	*notices
+	*notices.Listener
 }
 
 // writeBuffer holds a transaction whole: some 200 bytes for each element.
@@ -121,24 +122,24 @@ const writeBuffer = 64 << 20
 func openRules(doors [2]door, workloads []netip.Prefix) (*rules, error) {
 	var own uint32
 	conn, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) (err error) {
-		own, err = writerOf(c)
+		own, err = notices.WriterOf(c)
 		return errors.Join(err, c.SetWriteBuffer(writeBuffer), c.SetReadBuffer(writeBuffer))
 	}))
 	if err != nil {
 		return nil, fmt.Errorf("open nftables: %w", err)
 	}
-	n, err := listen(own)
+	n, err := notices.Listen(Table, own)
 	if err != nil {
 		return nil, errors.Join(err, conn.CloseLasting())
 	}
-	r := &rules{doors: doors, workloads: workloads, conn: conn, held: map[routing.Key]entry{}, ips: map[netip.Addr]int{}, notices: n}
+	r := &rules{doors: doors, workloads: workloads, conn: conn, held: map[routing.Key]entry{}, ips: map[netip.Addr]int{}, Listener: n}
 	for i := range r.sets {
 		r.sets[i] = newSets(i)
 	}
 	return r, nil
 }
 
-func (r *rules) close() error { return errors.Join(r.notices.close(), r.conn.CloseLasting()) }
+func (r *rules) close() error { return errors.Join(r.Listener.Close(), r.conn.CloseLasting()) }
 
 // replace writes the tables anew, in one transaction.
 func (r *rules) replace(entries []entry, nodes []netip.Addr, services []netip.Prefix) error {

@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
+	"maps"
 	"net"
 	"net/netip"
-	"sync"
+	"slices"
 	"syscall"
 	"time"
 	"unsafe"
@@ -21,36 +21,57 @@ import (
 // backend that is gone; the next is tried then.
 const dialTime = 2 * time.Second
 
-// session is one TCP connection of a client and ours to its backend.
-type session struct {
-	client, upstream *net.TCPConn
-	backend          netip.AddrPort
+// keepIdle is how long a connection is silent before the kernel asks whether the other end
+// is still there: a host that vanished must not hold descriptors for good. Go's 15 s would
+// be thousands of packets a second with as many idle connections.
+const keepIdle = 5 * time.Minute
+
+// socketOptions are for listeners, whose connections inherit them (tcp(7)), and for
+// connections to backends.
+func socketOptions(_, _ string, raw syscall.RawConn) error {
+	var failed error
+	err := raw.Control(func(fd uintptr) {
+		failed = errors.Join(
+			unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1),
+			unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, int(keepIdle/time.Second)),
+			unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_OOBINLINE, 1), // or urgent bytes are lost
+		)
+	})
+	return errors.Join(err, failed)
 }
 
-// cut ends both with a reset: what was lost on the way must not look like an end.
-func (s *session) cut() {
-	for _, c := range []*net.TCPConn{s.client, s.upstream} {
-		_ = c.SetLinger(0)
-		_ = c.Close()
+// listenTCP opens a listener; the calling thread is where sockets belong.
+func listenTCP(at netip.AddrPort) (*net.TCPListener, error) {
+	c := net.ListenConfig{Control: socketOptions, KeepAlive: -1} // Go sets nothing itself
+	c.SetMultipathTCP(false)
+	l, err := c.Listen(context.Background(), "tcp", at.String())
+	if err != nil {
+		return nil, err
 	}
+	return l.(*net.TCPListener), nil
 }
 
-// accept takes connections until the listener is closed.
-func (b *Backend) accept(l *net.TCPListener) {
+// accept takes connections until the listener is closed. destination tells where the
+// client of one wanted to go.
+func (b *Backend) accept(l *net.TCPListener, destination func(*net.TCPConn) (netip.AddrPort, error)) {
 	for {
+		if !b.room.wait(b.life.Done()) {
+			return
+		}
 		c, err := l.AcceptTCP()
 		switch {
 		case errors.Is(err, net.ErrClosed):
 			return
 		case err != nil: // out of descriptors, for one
-			b.log.Warn("Can't take a connection", "error", err)
+			b.room.short(err)
 			select {
 			case <-time.After(acceptPause):
-			case <-b.closing:
+			case <-b.life.Done():
 			}
 			continue
 		}
-		if !b.begin(func() { b.serveTCP(c) }) {
+		b.room.add(filesEach)
+		if !b.begin(func() { b.serveTCP(c, destination) }) {
 			_ = c.Close()
 			return
 		}
@@ -60,82 +81,77 @@ func (b *Backend) accept(l *net.TCPListener) {
 // acceptPause is for what frees descriptors.
 const acceptPause = 50 * time.Millisecond
 
-func (b *Backend) serveTCP(c *net.TCPConn) {
-	client := addrPort(c.RemoteAddr()).Addr()
-	to, err := originalDestination(c)
+func (b *Backend) serveTCP(c *net.TCPConn, destination func(*net.TCPConn) (netip.AddrPort, error)) {
+	s, err := b.connect(c, destination)
 	if err != nil {
-		b.log.Debug("A connection without a destination", "client", client, "error", err)
-		refuse(c)
-		return
-	}
-	f := b.find(to, protocolTCP)
-	if f == nil {
-		refuse(c)
-		return
-	}
-	s := b.connect(f, c, client)
-	if s == nil {
-		refuse(c)
+		b.log.Debug("A connection is refused", "client", c.RemoteAddr(), "error", err)
+		_ = c.SetLinger(0)
+		_ = c.Close()
+		b.room.add(-filesEach)
 		return
 	}
 	if !b.register(s) {
-		s.cut()
+		s.end(true)
 		return
 	}
-	defer b.forget(s)
-	relay(s.client, s.upstream)
+	b.group.Go(s.down.carry) // this goroutine is in the group
+	s.up.carry()
 }
 
-func refuse(c *net.TCPConn) {
-	_ = c.SetLinger(0)
-	_ = c.Close()
-}
-
-// connect finds a backend that accepts; nil: none does.
-func (b *Backend) connect(f *front, c *net.TCPConn, client netip.Addr) *session {
-	for _, backend := range f.choices(client, b.origin(client), time.Now()) {
-		upstream, err := b.dial("tcp", backend, dialTime)
-		if err != nil {
+// connect finds a backend that accepts.
+func (b *Backend) connect(c *net.TCPConn, destination func(*net.TCPConn) (netip.AddrPort, error)) (*session, error) {
+	to, err := destination(c)
+	if err != nil {
+		return nil, err
+	}
+	f := b.find(to, protocolTCP)
+	if f == nil {
+		return nil, fmt.Errorf("no Service has %s", to)
+	}
+	client := addrPort(c.RemoteAddr()).Addr()
+	m := &f.turn.meter
+	for _, backend := range b.choices(f, client) {
+		upstream, err := b.dial("tcp", backend)
+		switch {
+		case errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE):
+			b.room.short(err)
+			return nil, err // no backend's fault
+		case err != nil && b.life.Err() != nil:
+			return nil, err // nor this
+		case err != nil:
+			m.failed.Add(1)
+			b.total.failed.Add(1)
 			b.log.Debug("A backend doesn't accept", "frontend", f.get().Key, "backend", backend, "error", err)
 			continue
 		}
+		s, err := newSession(b, c, upstream.(*net.TCPConn), backend, m)
+		if err != nil {
+			return nil, errors.Join(err, upstream.Close())
+		}
 		f.remember(client, backend, time.Now())
-		return &session{client: c, upstream: upstream.(*net.TCPConn), backend: backend}
+		m.opened.Add(1)
+		b.total.opened.Add(1)
+		return s, nil
 	}
-	return nil
+	return nil, fmt.Errorf("%s serves nobody who comes from %s", f.get().Key, client)
 }
 
 // dial connects from where the process's sockets are.
-func (b *Backend) dial(network string, to netip.AddrPort, timeout time.Duration) (c net.Conn, err error) {
+func (b *Backend) dial(network string, to netip.AddrPort) (c net.Conn, err error) {
 	err = b.enter(func() (err error) {
-		d := net.Dialer{Timeout: timeout}
-		d.SetMultipathTCP(false)
-		c, err = d.DialContext(context.Background(), network, to.String())
+		d := net.Dialer{Timeout: dialTime, KeepAlive: -1}
+		if network == "tcp" {
+			d.Control = socketOptions
+			d.SetMultipathTCP(false)
+		}
+		c, err = d.DialContext(b.life, network, to.String())
 		return err
 	})
 	return c, err
 }
 
-// relay carries bytes both ways until both ends have said that they are done. Go copies
-// between two TCP sockets by splice(2).
-func relay(a, b *net.TCPConn) {
-	var group sync.WaitGroup
-	pass := func(to, from *net.TCPConn) {
-		if _, err := io.Copy(to, from); err != nil {
-			// One side broke off: so does the other.
-			_ = to.SetLinger(0)
-			_ = to.Close()
-			_ = from.Close()
-			return
-		}
-		_ = to.CloseWrite()
-	}
-	group.Go(func() { pass(a, b) })
-	pass(b, a)
-	group.Wait()
-	_ = a.Close()
-	_ = b.Close()
-}
+// ownAddress is where a client of a listener at a Service's own address wanted to go.
+func ownAddress(c *net.TCPConn) (netip.AddrPort, error) { return addrPort(c.LocalAddr()), nil }
 
 // originalDestination is where the client wanted to go before a rule led it here
 // (SO_ORIGINAL_DST of netfilter's nf_conntrack_l3proto).
@@ -191,7 +207,7 @@ func addrPort(a net.Addr) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// register notes a session that goes on; false when its backend was taken away meanwhile.
+// register notes a session that goes on; false when everything is being closed.
 func (b *Backend) register(s *session) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -207,7 +223,9 @@ func (b *Backend) register(s *session) bool {
 	return true
 }
 
+// forget notes the end of a session.
 func (b *Backend) forget(s *session) {
+	b.room.add(-filesEach)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	of := b.sessions[s.backend]
@@ -220,14 +238,16 @@ func (b *Backend) forget(s *session) {
 // endSessions cuts those whose backend is gone for good: it was terminating, and now no
 // Service has its address (DP-16).
 func (b *Backend) endSessions(before *routing.Frontend) {
+	var lost []*session
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	for one := range backends(before) {
 		if !one.Terminating || b.pods[one.Addr()] > 0 {
 			continue
 		}
-		for s := range b.sessions[one.AddrPort] {
-			s.cut()
-		}
+		lost = slices.AppendSeq(lost, maps.Keys(b.sessions[one.AddrPort]))
+	}
+	b.mu.Unlock()
+	for _, s := range lost {
+		s.end(true)
 	}
 }

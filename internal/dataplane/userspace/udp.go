@@ -2,9 +2,12 @@ package userspace
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -20,7 +23,8 @@ const (
 // maxFlows bounds the clients of one frontend: each has a socket of ours.
 const maxFlows = 20_000
 
-// udpProxy is the socket of one UDP frontend, and a socket for each of its clients.
+// udpProxy is a socket that takes a UDP frontend's datagrams, and a socket for each of its
+// clients.
 type udpProxy struct {
 	backend *Backend
 	front   *front
@@ -35,6 +39,7 @@ type udpProxy struct {
 type flow struct {
 	client, backend netip.AddrPort
 	conn            *net.UDPConn // to the backend
+	closed          atomic.Bool
 
 	mu      sync.Mutex // guards the following
 	replied bool
@@ -47,23 +52,66 @@ var buffers = sync.Pool{New: func() any { b := make([]byte, 64<<10); return &b }
 // port is the socket's own.
 func (p *udpProxy) port() uint16 { return addrPort(p.conn.LocalAddr()).Port() }
 
+// openUDP opens a socket for what is sent to a frontend. begin serves it.
+func (b *Backend) openUDP(f *front, at netip.AddrPort) (*udpProxy, error) {
+	p := &udpProxy{backend: b, front: f, flows: map[netip.AddrPort]*flow{}}
+	err := b.enter(func() (err error) {
+		p.conn, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(at))
+		return err
+	})
+	return p, err
+}
+
 // serve takes what clients send until the socket is closed.
 func (p *udpProxy) serve() {
-	buf := make([]byte, 64<<10)
+	raw, err := p.conn.SyscallConn()
+	if err != nil {
+		return
+	}
 	for {
-		n, client, err := p.conn.ReadFromUDPAddrPort(buf)
+		err := receive(raw, func(datagram []byte, from unix.Sockaddr) {
+			client := sender(from)
+			if f := p.flow(client); f != nil {
+				f.seen(false, time.Now())
+				p.backend.total.bytes.Add(uint64(len(datagram)))
+				p.front.turn.meter.bytes.Add(uint64(len(datagram)))
+				_, _ = f.conn.Write(datagram) // what can't be sent is lost, as UDP's is
+			}
+		})
 		if errors.Is(err, net.ErrClosed) {
 			return
-		}
-		if err != nil {
-			continue // an ICMP error of an earlier answer
-		}
-		client = netip.AddrPortFrom(client.Addr().Unmap().WithZone(""), client.Port())
-		if f := p.flow(client); f != nil {
-			f.seen(false, time.Now())
-			_, _ = f.conn.Write(buf[:n]) // what can't be sent is lost, as UDP's is
-		}
+		} // else an ICMP error of an earlier answer
 	}
+}
+
+// receive waits for one datagram. It takes a buffer when there is something to read: most
+// sockets are silent.
+func receive(raw syscall.RawConn, f func(datagram []byte, from unix.Sockaddr)) error {
+	var failed error
+	err := raw.Read(func(fd uintptr) bool {
+		buf := buffers.Get().(*[]byte)
+		defer buffers.Put(buf)
+		n, from, err := unix.Recvfrom(int(fd), *buf, unix.MSG_DONTWAIT)
+		if errors.Is(err, unix.EAGAIN) {
+			return false
+		}
+		if failed = err; err == nil {
+			f((*buf)[:n], from)
+		}
+		return true
+	})
+	return errors.Join(err, failed)
+}
+
+// sender is where a datagram came from.
+func sender(from unix.Sockaddr) netip.AddrPort {
+	switch a := from.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port))
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr).Unmap(), uint16(a.Port))
+	}
+	return netip.AddrPort{}
 }
 
 // flow gives a client's, a new one if need be; nil when nobody serves it.
@@ -73,26 +121,83 @@ func (p *udpProxy) flow(client netip.AddrPort) *flow {
 	if f := p.flows[client]; f != nil || p.over {
 		return f
 	}
-	if len(p.flows) >= maxFlows {
-		return nil
-	}
-	choices := p.front.choices(client.Addr(), p.backend.origin(client.Addr()), time.Now())
+	choices := p.backend.choices(p.front, client.Addr())
 	if len(choices) == 0 {
 		return nil
 	}
-	c, err := p.backend.dial("udp", choices[0], dialTime)
+	if len(p.flows) >= maxFlows || !p.backend.room.tryAdd() {
+		if !p.displace() || !p.backend.room.tryAdd() {
+			p.backend.room.short(fmt.Errorf("clients of %s have all the UDP flows there may be", p.front.get().Key))
+			return nil
+		}
+	}
+	f, err := p.open(client, choices[0])
 	if err != nil {
+		p.backend.room.add(-1)
 		p.backend.log.Debug("Can't send to a backend", "frontend", p.front.get().Key, "backend", choices[0], "error", err)
 		return nil
 	}
-	p.front.remember(client.Addr(), choices[0], time.Now())
-	f := &flow{client: client, backend: choices[0], conn: c.(*net.UDPConn), until: time.Now().Add(unrepliedTime)}
-	if !p.backend.begin(func() { p.answer(f) }) {
-		_ = c.Close()
-		return nil
-	}
-	p.flows[client] = f
 	return f
+}
+
+// open begins a flow. mu is held, and the descriptor is counted in.
+func (p *udpProxy) open(client, backend netip.AddrPort) (*flow, error) {
+	b := p.backend
+	c, err := b.dial("udp", backend)
+	if err != nil {
+		return nil, err
+	}
+	f := &flow{client: client, backend: backend, conn: c.(*net.UDPConn), until: time.Now().Add(unrepliedTime)}
+	b.flows.Add(1)
+	if !b.begin(func() { p.answer(f) }) {
+		b.flows.Add(-1)
+		return nil, errors.Join(net.ErrClosed, c.Close())
+	}
+	p.front.remember(client.Addr(), backend, time.Now())
+	b.total.opened.Add(1)
+	p.front.turn.meter.opened.Add(1)
+	p.flows[client] = f
+	return f, nil
+}
+
+// looks is how many flows are looked at for one to end: of so many the one that is nearest
+// to its end is among the older half, but for one case in a thousand.
+const looks = 10
+
+// displace ends a flow in favour of a new one, if one of those it looks at has had no
+// answer: else a flood of made-up clients would keep the others out. mu is held.
+func (p *udpProxy) displace() bool {
+	var oldest *flow
+	left := looks
+	for _, f := range p.flows { // in no order
+		if !f.hasReply() && (oldest == nil || f.end().Before(oldest.end())) {
+			oldest = f
+		}
+		if left--; left == 0 {
+			break
+		}
+	}
+	if oldest == nil {
+		return false
+	}
+	delete(p.flows, oldest.client)
+	oldest.close(p.backend)
+	return true
+}
+
+// close lets the flow's goroutine end. Its descriptor is free then.
+func (f *flow) close(b *Backend) {
+	if !f.closed.Swap(true) {
+		_ = f.conn.Close()
+		b.room.add(-1)
+		b.flows.Add(-1)
+	}
+}
+
+func (f *flow) hasReply() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.replied
 }
 
 // seen puts the end of the flow off.
@@ -116,43 +221,31 @@ func (f *flow) end() time.Time {
 // answer carries what the backend sends to the client, until the flow is over.
 func (p *udpProxy) answer(f *flow) {
 	defer p.drop(f)
+	raw, err := f.conn.SyscallConn()
+	if err != nil {
+		return
+	}
 	for {
 		end := f.end()
 		if !time.Now().Before(end) || f.conn.SetReadDeadline(end) != nil {
 			return
 		}
-		switch err := p.pass(f); {
+		err := receive(raw, func(datagram []byte, _ unix.Sockaddr) {
+			p.backend.total.bytes.Add(uint64(len(datagram)))
+			p.front.turn.meter.bytes.Add(uint64(len(datagram)))
+			_, _ = p.conn.WriteToUDPAddrPort(datagram, f.client)
+		})
+		switch {
 		case err == nil:
 			f.seen(true, time.Now())
 		case errors.Is(err, unix.ECONNREFUSED): // nobody listens there: the next datagram may find another
+			p.front.turn.meter.failed.Add(1)
+			p.backend.total.failed.Add(1)
 			return
 		case errors.Is(err, net.ErrClosed):
 			return
 		}
 	}
-}
-
-// pass waits for one datagram and sends it on. It takes a buffer when there is something
-// to read.
-func (p *udpProxy) pass(f *flow) error {
-	raw, err := f.conn.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var failed error
-	err = raw.Read(func(fd uintptr) bool {
-		buf := buffers.Get().(*[]byte)
-		defer buffers.Put(buf)
-		n, _, err := unix.Recvfrom(int(fd), *buf, unix.MSG_DONTWAIT)
-		if errors.Is(err, unix.EAGAIN) {
-			return false
-		}
-		if failed = err; err == nil {
-			_, _ = p.conn.WriteToUDPAddrPort((*buf)[:n], f.client)
-		}
-		return true
-	})
-	return errors.Join(err, failed)
 }
 
 func (p *udpProxy) drop(f *flow) {
@@ -161,7 +254,7 @@ func (p *udpProxy) drop(f *flow) {
 	if p.flows[f.client] == f {
 		delete(p.flows, f.client)
 	}
-	_ = f.conn.Close()
+	f.close(p.backend)
 }
 
 // review ends the flows that lead where they no longer should.
@@ -172,7 +265,7 @@ func (p *udpProxy) review() {
 	for client, f := range p.flows {
 		if !uses(now, f.backend) {
 			delete(p.flows, client)
-			_ = f.conn.Close()
+			f.close(p.backend)
 		}
 	}
 }
@@ -184,6 +277,6 @@ func (p *udpProxy) close() {
 	_ = p.conn.Close()
 	for client, f := range p.flows {
 		delete(p.flows, client)
-		_ = f.conn.Close()
+		f.close(p.backend)
 	}
 }

@@ -52,7 +52,11 @@ type Node struct {
 	Memory    int64        // bytes
 	Guests    int64        // how many may run here; 0: none
 	Version   string
+	Limits    func() string // says what of Services this node doesn't serve; nil: it serves all
 }
+
+// ServicesLimited is the condition of a node that may not serve all of Services' addresses.
+const ServicesLimited corev1.NodeConditionType = "ServicesLimited"
 
 // Registration keeps a node's objects.
 type Registration struct {
@@ -156,7 +160,7 @@ func (r *Registration) Run(ctx context.Context, addresses <-chan []netip.Addr, h
 	defer looks.Stop()
 	start, begun := time.Now(), false
 	for {
-		trouble := healthy()
+		trouble, limits := healthy(), r.limits()
 		begun = begun || trouble == nil || time.Since(start) >= startAllowance
 		err := errors.Join(r.report(ctx, trouble, begun), r.renew(ctx))
 		if err != nil && ctx.Err() == nil {
@@ -171,7 +175,7 @@ func (r *Registration) Run(ctx context.Context, addresses <-chan []netip.Addr, h
 			case <-ticker.C:
 				again = false
 			case <-looks.C:
-				again = (healthy() == nil) == (trouble == nil)
+				again = (healthy() == nil) == (trouble == nil) && r.limits() == limits
 			}
 		}
 	}
@@ -187,6 +191,7 @@ func (r *Registration) report(ctx context.Context, trouble error, begun bool) er
 		}
 		was := node.Status.DeepCopy()
 		r.fill(&node.Status)
+		r.limit(&node.Status)
 		if begun || !isReady(was) {
 			setCondition(&node.Status, readiness(trouble, metav1.Now()))
 		}
@@ -219,6 +224,26 @@ func (r *Registration) fill(status *corev1.NodeStatus) {
 	status.DaemonEndpoints.KubeletEndpoint.Port = r.node.DoorPort
 	status.NodeInfo.OperatingSystem, status.NodeInfo.Architecture = runtime.GOOS, runtime.GOARCH
 	status.NodeInfo.KubeletVersion, status.NodeInfo.ContainerRuntimeVersion = r.node.Version, "qemu://"
+}
+
+func (r *Registration) limits() string {
+	if r.node.Limits == nil {
+		return ""
+	}
+	return r.node.Limits()
+}
+
+// limit says what isn't served; a node that serves all has no such condition.
+func (r *Registration) limit(status *corev1.NodeStatus) {
+	message := r.limits()
+	if message == "" {
+		status.Conditions = slices.DeleteFunc(status.Conditions, func(c corev1.NodeCondition) bool { return c.Type == ServicesLimited })
+		return
+	}
+	now := metav1.Now()
+	setCondition(status, corev1.NodeCondition{
+		Type: ServicesLimited, Status: corev1.ConditionTrue, Reason: "NoPrivilege", Message: message, LastHeartbeatTime: now, LastTransitionTime: now,
+	})
 }
 
 func readiness(trouble error, now metav1.Time) corev1.NodeCondition {

@@ -1,4 +1,4 @@
-package userspace
+package notices
 
 import (
 	"bytes"
@@ -12,15 +12,16 @@ import (
 	"portico.dev/portico/internal/routes/ruleset"
 )
 
-// notices tell when somebody else changed our tables.
-type notices struct {
+// Listener tells when somebody else changed the tables of a name.
+type Listener struct {
+	table     string
 	disturbed chan struct{} // capacity 1
 	conn      *netlink.Conn
 	done      chan struct{}
 }
 
-// listen hears the notices of nftables, but for those of one writer's netlink port.
-func listen(own uint32) (*notices, error) {
+// Listen hears the notices about tables of a name, but for those of one writer's netlink port.
+func Listen(table string, own uint32) (*Listener, error) {
 	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
 		return nil, fmt.Errorf("open a socket for notices of nftables: %w", err)
@@ -33,13 +34,13 @@ func listen(own uint32) (*notices, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen to notices of nftables: %w", errors.Join(err, conn.Close()))
 	}
-	n := &notices{disturbed: make(chan struct{}, 1), conn: conn, done: make(chan struct{})}
+	n := &Listener{table: table, disturbed: make(chan struct{}, 1), conn: conn, done: make(chan struct{})}
 	go n.run()
 	return n, nil
 }
 
-// writerOf gives the port by which a socket writes.
-func writerOf(c *netlink.Conn) (uint32, error) {
+// WriterOf gives the port by which a socket writes.
+func WriterOf(c *netlink.Conn) (uint32, error) {
 	var name unix.Sockaddr
 	var asked error
 	err := control(c, func(fd int) { name, asked = unix.Getsockname(fd) })
@@ -75,40 +76,45 @@ func attribute(m netlink.Message, kind uint16) ([]byte, bool) {
 }
 
 // run hears until the socket is closed.
-func (n *notices) run() {
+func (n *Listener) run() {
 	defer close(n.done)
 	for {
 		messages, err := n.conn.Receive()
 		switch {
 		case errors.Is(err, unix.ENOBUFS): // news was lost: look
-			n.disturb()
+			n.Disturb()
 		case err != nil:
 			return
-		case slices.ContainsFunc(messages, concerns):
-			n.disturb()
+		case slices.ContainsFunc(messages, n.concerns):
+			n.Disturb()
 		}
 	}
 }
 
 // concerns tells whether a message is about our tables: attribute 1 names the table in all
 // kinds but the generation's, where it is a number.
-func concerns(m netlink.Message) bool {
+func (n *Listener) concerns(m netlink.Message) bool {
 	if uint16(m.Header.Type)&0xff == unix.NFT_MSG_NEWGEN {
 		return false
 	}
 	name, _ := attribute(m, unix.NFTA_TABLE_NAME)
-	return string(bytes.TrimRight(name, "\x00")) == Table
+	return string(bytes.TrimRight(name, "\x00")) == n.table
 }
 
-func (n *notices) disturb() {
+// Disturb has Disturbed get a value.
+func (n *Listener) Disturb() {
 	select {
 	case n.disturbed <- struct{}{}:
 	default:
 	}
 }
 
-func (n *notices) close() error {
+// Close ends the listening.
+func (n *Listener) Close() error {
 	err := n.conn.Close()
 	<-n.done
 	return err
 }
+
+// Disturbed gets a value when somebody else wrote.
+func (n *Listener) Disturbed() <-chan struct{} { return n.disturbed }

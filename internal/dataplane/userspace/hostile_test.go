@@ -1,0 +1,279 @@
+package userspace
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os/exec"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"portico.dev/portico/internal/core/catalog"
+	"portico.dev/portico/internal/core/routing"
+	"portico.dev/portico/internal/dataplane"
+	"portico.dev/portico/test/rig"
+)
+
+// mute accepts and never answers.
+func mute(t *testing.T) netip.AddrPort {
+	t.Helper()
+	l := listenLoopback(t)
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			t.Cleanup(func() { c.Close() })
+		}
+	}()
+	return addrPort(l.Addr())
+}
+
+// full is where connections are neither accepted nor refused: its backlog has all it holds.
+func full(t *testing.T) netip.AddrPort {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	if err := errors.Join(unix.Bind(fd, &unix.SockaddrInet4{Addr: loopback.As4()}), unix.Listen(fd, 0)); err != nil {
+		t.Fatal(err)
+	}
+	name, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := sender(name)
+	for range 10 {
+		c, err := net.DialTimeout("tcp", at.String(), 100*time.Millisecond)
+		if err != nil {
+			return at
+		}
+		t.Cleanup(func() { c.Close() })
+	}
+	t.Fatal("the backlog has room for all")
+	return at
+}
+
+// A client that waits for a backend doesn't keep the end waiting.
+func TestCloseWhileConnecting(t *testing.T) {
+	b, f := directOnLoopback(t, full(t), full(t))
+	dialLoopback(t, netip.AddrPortFrom(f.Addr, f.Port))
+	until(t, "the client is taken", func() error {
+		b.room.mu.Lock()
+		defer b.room.mu.Unlock()
+		if b.room.used == 0 {
+			return errors.New("it isn't")
+		}
+		return nil
+	})
+	began := time.Now()
+	if err := b.Close(); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(began); took >= dialTime {
+		t.Errorf("the end took %s", took)
+	}
+	if n := b.total.failed.Load(); n != 0 {
+		t.Errorf("%d backends are said not to accept", n)
+	}
+}
+
+func echo(t testing.TB) netip.AddrPort {
+	t.Helper()
+	l := listenLoopback(t)
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() { io.Copy(c, c); c.Close() }() //nolint:errcheck // the client ends it
+		}
+	}()
+	return addrPort(l.Addr())
+}
+
+// talk sends a word and wants it back.
+func talk(c net.Conn) error {
+	if err := c.SetDeadline(time.Now().Add(3 * rig.Patience)); err != nil {
+		return err
+	}
+	word := []byte("hello")
+	if _, err := c.Write(word); err != nil {
+		return err
+	}
+	if _, err := io.ReadFull(c, word); err != nil || string(word) != "hello" {
+		return fmt.Errorf("%q came back: %w", word, err)
+	}
+	return nil
+}
+
+// A backend that accepts and never answers, a client that never reads, and one backend that
+// nobody reaches hold nobody else up.
+func TestOthersGoOn(t *testing.T) {
+	good := echo(t)
+	b, f := directOnLoopback(t, good)
+	silent := frontend("silent", routing.ExternalIP, loopback, catalog.TCP, freePort(t))
+	silent.Sets = &routing.Sets{Cluster: backendsAt(mute(t))}
+	gone := frontend("gone", routing.ExternalIP, loopback, catalog.TCP, freePort(t))
+	closed := netip.AddrPortFrom(loopback, freePort(t))
+	gone.Sets = &routing.Sets{Cluster: backendsAt(closed, good)}
+	if err := b.Sync(t.Context(), dataplane.State{Frontends: []*routing.Frontend{f, silent, gone}}); err != nil {
+		t.Fatal(err)
+	}
+	for range 100 {
+		c := dialLoopback(t, netip.AddrPortFrom(loopback, silent.Port))
+		if _, err := c.Write([]byte("is anybody there?")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// It sends all that the sockets hold, and reads nothing of the echo.
+	stuffed := dialLoopback(t, netip.AddrPortFrom(loopback, f.Port))
+	if err := stuffed.SetWriteDeadline(time.Now().Add(300 * time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	for _, err := stuffed.Write(make([]byte, 1<<20)); err == nil; _, err = stuffed.Write(make([]byte, 1<<20)) {
+	}
+	for range 20 {
+		for _, at := range []uint16{f.Port, gone.Port} {
+			c := dialLoopback(t, netip.AddrPortFrom(loopback, at))
+			if err := talk(c); err != nil {
+				t.Errorf("port %d: %v", at, err)
+			}
+			c.Close()
+		}
+	}
+	if n := b.total.failed.Load(); n != 10 {
+		t.Errorf("%d connections met the backend that is gone first, want every other one of 20", n)
+	}
+}
+
+// Five thousand endpoints in one Service each get their share, and a change among them is
+// quick.
+func TestManyEndpoints(t *testing.T) {
+	const many = 5000
+	var all []netip.AddrPort
+	for i := range many {
+		all = append(all, netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 245, byte(i >> 8), byte(i)}), 80))
+	}
+	b, f := directOnLoopback(t, all...)
+	front := b.fronts[f.Key]
+	count := map[netip.AddrPort]int{}
+	for range 3 * many {
+		count[b.choices(front, loopback)[0]]++
+	}
+	for _, a := range all {
+		if count[a] != 3 {
+			t.Fatalf("%s was met %d times, want 3", a, count[a])
+		}
+	}
+	next := *f
+	next.Sets = &routing.Sets{Cluster: backendsAt(all[1:]...)}
+	began := time.Now()
+	if err := b.Apply(t.Context(), routing.Change{Set: []*routing.Frontend{&next}}); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(began); took > time.Second {
+		t.Errorf("a change of one endpoint of %d took %s", many, took)
+	}
+	if slices.Contains(b.choices(front, loopback), all[0]) {
+		t.Errorf("%s is gone and is met", all[0])
+	}
+}
+
+// What takes all descriptors is said once; connections that are there keep theirs, the rest of
+// the process has some left, and new clients come in as soon as some are free.
+func TestDescriptorsRunOut(t *testing.T) {
+	l := newLAN(t)
+	log := &logged{}
+	const limit = 400
+	o := startOrdinary(t, l.node, func(c *exec.Cmd) {
+		c.Env = append(c.Env, fmt.Sprintf("%s=%d", limitEnv, limit))
+		c.Stderr = log
+	})
+	web := frontend("web", routing.NodePort, netip.IPv4Unspecified(), catalog.TCP, 30080)
+	state := dataplane.State{NodeAddresses: nodeAddrs, Frontends: []*routing.Frontend{web}}
+	if unserved := o.sync(state); len(unserved) > 0 {
+		t.Fatal(unserved)
+	}
+	at := netip.AddrPortFrom(nodeAddrs[0], 30080)
+	first, err := l.client.Dial("tcp", netip.AddrPort{}, at, rig.Patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	if _, err := rig.Exchange(first, rig.Patience); err != nil {
+		t.Fatal(err)
+	}
+	var flood []net.Conn
+	for range limit { // the listener's backlog takes those that wait
+		c, err := l.client.Dial("tcp", netip.AddrPort{}, at, rig.Patience)
+		if err != nil {
+			t.Fatal(err)
+		}
+		flood = append(flood, c)
+	}
+	until(t, "what is the matter is said", func() error {
+		if !strings.Contains(log.String(), "New clients of Services aren't served just now") {
+			return fmt.Errorf("log: %s", log)
+		}
+		return nil
+	})
+	for range 3 {
+		if err := talk(first); err != nil {
+			t.Errorf("a connection of before: %v", err)
+		}
+	}
+	// Half of what isn't for connections.
+	for i := range uint16(limit / spareFiles / 2) {
+		state.Frontends = append(state.Frontends, frontend("more", routing.NodePort, netip.IPv4Unspecified(), catalog.TCP, 30100+i))
+	}
+	if unserved := o.sync(state); len(unserved) > 0 {
+		t.Errorf("%d ports of %d more have no descriptor, one is %s", len(unserved), limit/spareFiles/2, unserved[0])
+	}
+	if last := flood[limit-1]; last.SetReadDeadline(time.Now().Add(100*time.Millisecond)) != nil {
+		t.Error("can't set a deadline")
+	} else if n, err := last.Read(make([]byte, 1)); n > 0 || err == nil {
+		t.Errorf("the last connection of the flood was served: nothing ran out (%v)", err)
+	}
+	for _, c := range flood {
+		_ = c.(*net.TCPConn).SetLinger(0)
+		c.Close()
+	}
+	until(t, "after the flood", func() error {
+		_, err := l.client.Ask("tcp", at)
+		return err
+	})
+	if n := strings.Count(log.String(), "just now"); n != 1 {
+		t.Errorf("it was said %d times", n)
+	}
+}
+
+// logged is a log that two may use.
+type logged struct {
+	mu  sync.Mutex // guards the following
+	all bytes.Buffer
+}
+
+func (l *logged) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.all.Write(b)
+}
+
+func (l *logged) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.all.String()
+}
