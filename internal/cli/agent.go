@@ -80,7 +80,7 @@ func runAgentAlone(ctx context.Context, o *options, log *slog.Logger) error {
 		return err
 	}
 	defer release()
-	return o.runAgent(ctx, &nodeRun{o: o, config: config, log: log, alone: true})
+	return o.runAgent(ctx, &nodeRun{o: o, config: config, log: log, alone: true, stranger: true})
 }
 
 // agentConfig leads to the API server that --kubeconfig names.

@@ -13,6 +13,7 @@ import (
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/record"
+	"k8s.io/component-base/metrics/legacyregistry"
 
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 
@@ -64,6 +65,12 @@ func runControllers(ctx context.Context, config *rest.Config, claims addresses.C
 	}
 	recorder, stop := newRecorder(kube, "portico-controllers")
 	defer stop()
+	// The API server serves the library's registry.
+	balancers, registry := loadbalancers.NewMetrics(), legacyregistry.Registerer()
+	if err := registry.Register(balancers); err != nil {
+		return fmt.Errorf("register the load balancers' metrics: %w", err)
+	}
+	defer registry.Unregister(balancers)
 	list := func(shared *caches.Shared) []controllers.Controller {
 		return []controllers.Controller{
 			{Name: "system", Run: func(ctx context.Context) error { return system.Run(ctx, kube, log) }},
@@ -96,7 +103,8 @@ func runControllers(ctx context.Context, config *rest.Config, claims addresses.C
 			}},
 			{Name: "loadbalancers", Run: func(ctx context.Context) error {
 				return loadbalancers.Run(ctx, loadbalancers.Deps{
-					Client: kube, Dynamic: dyn, Caches: shared, Recorder: recorder, Log: log, Reserved: reservedRanges(o),
+					Client: kube, Dynamic: dyn, Caches: shared, Recorder: recorder, Log: log, Metrics: balancers,
+					Reserved: reservedRanges(o), Default: o.services,
 				})
 			}},
 			{Name: "quota", Run: func(ctx context.Context) error {
@@ -128,7 +136,8 @@ func runControllers(ctx context.Context, config *rest.Config, claims addresses.C
 	return controllers.Run(ctx, controllers.Config{Lease: lease, Client: kube, Held: held, Log: log}, list)
 }
 
-// reservedRanges are the cluster's own, which no load balancer gets addresses of.
+// reservedRanges are the cluster's own, which no load balancer gets addresses of; beside
+// them there are ServiceCIDRs and nodes.
 func reservedRanges(o *options) []pools.Reserved {
 	var out []pools.Reserved
 	add := func(prefixes []netip.Prefix, what string) {
@@ -136,7 +145,6 @@ func reservedRanges(o *options) []pools.Reserved {
 			out = append(out, pools.Reserved{Prefix: prefix, What: what})
 		}
 	}
-	add(o.services, "the cluster IPs of Services (--service-cidr)")
 	add(o.cluster, "the addresses of pods (--cluster-cidr)")
 	add(o.guests, "the addresses of virtual machines (--guest-cidr)")
 	return out

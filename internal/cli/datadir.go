@@ -168,6 +168,14 @@ type runRecord struct {
 
 	NodeIPs    []netip.Addr `json:"nodeIP,omitempty"`     // as given
 	Kubeconfig string       `json:"kubeconfig,omitempty"` // of an agent whose API is elsewhere
+
+	MasqueradeBit  int  `json:"masqueradeBit"`
+	LocalNodePorts bool `json:"localNodePorts,omitempty"`
+
+	IPVSScheduler string         `json:"ipvsScheduler,omitempty"`
+	IPVSExclude   []netip.Prefix `json:"ipvsExclude,omitempty"`
+
+	Limited bool `json:"limited,omitempty"` // it could change nothing of the host's network
 }
 
 // writeRunRecord notes a run that begins.
@@ -189,6 +197,7 @@ func (o *options) writeRunRecord() error {
 	raw, err := json.MarshalIndent(runRecord{
 		NodeName: o.nodeName, Agent: !o.noAgent, Namespace: namespace, Boot: boot, DataPlane: o.dataplane, VM: o.vm,
 		Services: o.services, Cluster: o.cluster, Guests: o.guests, NodeRoutes: o.nodeRoutes.mode, NodeIPs: o.nodeIPs, Kubeconfig: kubeconfig,
+		MasqueradeBit: o.masqueradeBit, LocalNodePorts: o.localNodePorts, IPVSScheduler: o.ipvs.scheduler, IPVSExclude: o.ipvs.excluded, Limited: o.lacks != nil,
 	}, "", "  ")
 	if err != nil {
 		return fmt.Errorf("encode the note of this run: %w", err)

@@ -18,8 +18,6 @@ import (
 	"portico.dev/portico/internal/agent"
 	"portico.dev/portico/internal/core/catalog"
 	"portico.dev/portico/internal/dataplane"
-	"portico.dev/portico/internal/dataplane/nftables"
-	"portico.dev/portico/internal/dataplane/userspace"
 	"portico.dev/portico/internal/routes"
 )
 
@@ -56,25 +54,26 @@ type dataplaneRun struct {
 // open looks at the last run. command is this one's, for remedies.
 func (d *dataplaneRun) open(command string) (err error) {
 	d.log = newTerseLogger()
-	if os.Geteuid() != 0 {
-		return errNotRoot
-	}
 	if d.dataDir, err = filepath.Abs(d.dataDir); err != nil {
 		return fmt.Errorf("--data-dir: %w", err)
 	}
-	if d.last, err = readRunRecord(d.dataDir); err != nil {
+	d.last, err = readRunRecord(d.dataDir)
+	if os.Geteuid() != 0 && (d.last == nil || !d.last.Limited) { // its sockets are that user's own
+		return errNotRoot
+	}
+	if err != nil {
 		return err
 	}
-	if err := checkNamespace(d.last, command); err != nil {
-		return err
+	return checkNamespace(d.last, command)
+}
+
+// inspect opens what reads the data plane of the last run.
+func (d *dataplaneRun) inspect() (dataplane.Inspector, error) {
+	of := techniqueOf(d.last)
+	if of.inspect == nil {
+		return nil, fmt.Errorf("the rules of the %s data plane can't be read back; the metrics portico_dataplane_* tell whether all is carried out", of.name)
 	}
-	if d.last != nil && d.last.DataPlane == userspaceName {
-		return fmt.Errorf("%s reads nftables' maps, and this node runs the %s data plane; `nft list table ip %s` shows its redirections, the metrics portico_dataplane_* whether all is carried out", command, userspaceName, userspace.Table)
-	}
-	if d.last != nil && d.last.DataPlane == iptablesName {
-		return fmt.Errorf("%s reads nftables' maps, and this node runs the %s data plane; iptables-save and ip6tables-save show its chains PORTICO-*, the metrics portico_dataplane_* whether all is carried out", command, iptablesName)
-	}
-	return nil
+	return of.inspect(d.last)
 }
 
 // api gives the client of the API that the agent here listens to.
@@ -148,7 +147,7 @@ func (l *listed) Replace(node *catalog.Node, views []catalog.View) {
 // intent is all that the kernel is compared with.
 type intent struct {
 	*plan
-	config nftables.Config
+	site dataplane.Site
 }
 
 // wants makes what the agent of this node would have the kernel hold now.
@@ -196,7 +195,7 @@ func (d *dataplaneRun) wants(ctx context.Context) (*intent, error) {
 		return nil, err
 	}
 	workloads := append(append([]netip.Prefix{}, d.last.Cluster...), d.last.Guests...)
-	return &intent{p, nftables.Config{WorkloadRanges: workloads, HairpinSources: routes.OwnAddresses(pods)}}, nil
+	return &intent{p, dataplane.Site{Workloads: workloads, Own: routes.OwnAddresses(pods)}}, nil
 }
 
 func newDataplaneCleanup() *cobra.Command {

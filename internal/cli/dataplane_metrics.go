@@ -58,7 +58,12 @@ func (n *nodeRun) startMetrics() error {
 		return err
 	}
 	registry := newRegistry()
-	registry.MustRegister(n.names.Collector())
+	if n.names != nil {
+		registry.MustRegister(n.names.Collector())
+	}
+	if n.userspace != nil {
+		registry.MustRegister(n.userspace)
+	}
 	closeCounts := func() error { return nil }
 	if n.plane != nil {
 		var counts func() (dataplane.Counts, error)
@@ -71,6 +76,9 @@ func (n *nodeRun) startMetrics() error {
 	}
 	if n.layer2 != nil {
 		registry.MustRegister(n.layer2, n.bgp)
+	}
+	if n.balancer != nil {
+		registry.MustRegister(n.balancer.metrics)
 	}
 	n.start("metrics", func(ctx context.Context) error {
 		defer closeCounts() //nolint:errcheck // only sockets are closed

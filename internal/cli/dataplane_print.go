@@ -17,7 +17,7 @@ const shownInLine = 4
 // print writes the table for people.
 func (t *shownTable) print(out io.Writer, connections bool) error {
 	if len(t.Tables) == 0 {
-		_, err := fmt.Fprintln(out, "The kernel has no table of Portico in this network namespace.")
+		_, err := fmt.Fprintln(out, "The kernel has nothing of Portico's data planes in this network namespace.")
 		return err
 	}
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
@@ -65,6 +65,9 @@ func (t *shownTable) refusals() string {
 	for _, why := range slices.Sorted(maps.Keys(t.Refused)) {
 		words = append(words, fmt.Sprintf("%s %d", why, t.Refused[why]))
 	}
+	if t.Refused == nil {
+		return "aren't counted by this data plane"
+	}
 	return strings.Join(words, ", ")
 }
 
@@ -83,6 +86,8 @@ func (w shownWay) words(cluster, local int) string {
 	have := map[string]int{"cluster": cluster, "local": local}
 	n, draws := have[w.Action]
 	switch {
+	case w.Proxy != nil:
+		return "proxy at " + w.Proxy.String()
 	case !draws:
 		return w.Action
 	case n != w.Backends:

@@ -15,7 +15,6 @@ import (
 	"portico.dev/portico/internal/agent"
 	"portico.dev/portico/internal/core/routing"
 	"portico.dev/portico/internal/dataplane"
-	"portico.dev/portico/internal/dataplane/nftables"
 )
 
 func newDataplaneShow(d *dataplaneRun) *cobra.Command {
@@ -97,18 +96,18 @@ func (s *showRun) check() (err error) {
 
 // read reads the kernel and names what it can.
 func (s *showRun) read(ctx context.Context) (*shownTable, error) {
-	kernel, err := nftables.OpenReader()
+	kernel, err := s.inspect()
 	if err != nil {
 		return nil, err
 	}
 	defer kernel.Close() //nolint:errcheck // only sockets are closed
-	c, err := kernel.Contents()
+	c, err := kernel.Contents(ctx)
 	if err != nil {
 		return nil, err
 	}
 	var connections map[routing.Key]int
 	if s.connections {
-		if connections, err = kernel.Connections(c); err != nil {
+		if connections, err = kernel.Connections(ctx, c); err != nil {
 			return nil, err
 		}
 	}
@@ -164,8 +163,8 @@ func (s *showRun) names(ctx context.Context) (func(routing.Key) *routing.Fronten
 	return p.Frontend, nil
 }
 
-func leadsTo(f *nftables.Frontend, a netip.Addr) bool {
-	is := func(b nftables.Slot) bool { return b.Addr() == a }
+func leadsTo(f *dataplane.Frontend, a netip.Addr) bool {
+	is := func(b dataplane.Slot) bool { return b.Addr() == a }
 	return f.Addr == a || slices.ContainsFunc(f.Cluster, is) || slices.ContainsFunc(f.Local, is)
 }
 
@@ -177,7 +176,7 @@ type shownTable struct {
 	Workloads     []netip.Prefix              `json:"workloadRanges"`
 	Unnamed       string                      `json:"unnamed,omitempty"` // why no Service is named
 	Frontends     []shownFrontend             `json:"frontends"`
-	Refused       map[dataplane.Reason]uint64 `json:"refusedPackets"` // of both families
+	Refused       map[dataplane.Reason]uint64 `json:"refusedPackets,omitempty"` // of both families; nil: not counted
 }
 
 type shownFrontend struct {
@@ -200,8 +199,9 @@ type shownFrontend struct {
 }
 
 type shownWay struct {
-	Action   string `json:"action"` // cluster, local, reject, drop, or lost: no rule of ours takes it
-	Backends int    `json:"backends"`
+	Action   string          `json:"action"` // cluster, local, reject, drop, proxy, or lost: no rule of ours takes it
+	Backends int             `json:"backends"`
+	Proxy    *netip.AddrPort `json:"proxy,omitempty"` // where the agent listens, which alone knows the backends
 }
 
 type shownBackend struct {
@@ -210,12 +210,15 @@ type shownBackend struct {
 	Hairpin bool           `json:"hairpin,omitempty"` // reaches itself by the node's address
 }
 
-func newShownTable(c *nftables.Contents) *shownTable {
+func newShownTable(c *dataplane.Contents) *shownTable {
 	t := &shownTable{
 		Tables: c.Tables, NodeAddresses: c.NodeAddresses, Services: c.Services, Workloads: c.Workloads,
-		Frontends: []shownFrontend{}, Refused: map[dataplane.Reason]uint64{},
+		Frontends: []shownFrontend{},
 	}
 	for _, family := range c.Refused {
+		if t.Refused == nil && family != nil {
+			t.Refused = map[dataplane.Reason]uint64{}
+		}
 		for why, n := range family {
 			t.Refused[why] += n
 		}
@@ -225,7 +228,7 @@ func newShownTable(c *nftables.Contents) *shownTable {
 
 // newShownFrontend describes what the kernel has, with the names of named where that
 // isn't nil.
-func newShownFrontend(k *nftables.Frontend, named *routing.Frontend) shownFrontend {
+func newShownFrontend(k *dataplane.Frontend, named *routing.Frontend) shownFrontend {
 	f := shownFrontend{
 		Kind: k.Kind.String(), Protocol: k.Protocol.String(), Address: k.Addr.String(), Port: k.Port,
 		Inside: newShownWay(k.Inside), Outside: newShownWay(k.Outside), Cluster: newShownBackends(k.Cluster), Local: newShownBackends(k.Local),
@@ -237,14 +240,17 @@ func newShownFrontend(k *nftables.Frontend, named *routing.Frontend) shownFronte
 	return f
 }
 
-func newShownWay(w nftables.Way) shownWay {
-	if w.Lost {
+func newShownWay(w dataplane.Way) shownWay {
+	switch {
+	case w.Lost:
 		return shownWay{Action: "lost"}
+	case w.Proxy.IsValid():
+		return shownWay{Action: "proxy", Proxy: &w.Proxy}
 	}
-	return shownWay{w.Action.String(), w.Count}
+	return shownWay{Action: w.Action.String(), Backends: w.Count}
 }
 
-func newShownBackends(all []nftables.Slot) (out []shownBackend) {
+func newShownBackends(all []dataplane.Slot) (out []shownBackend) {
 	for _, b := range all {
 		out = append(out, shownBackend{b.AddrPort, b.Remote, b.Hairpin})
 	}

@@ -8,8 +8,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-
-	"portico.dev/portico/internal/dataplane/nftables"
 )
 
 // Exit codes of verify, as of diff(1) and grep(1).
@@ -65,7 +63,7 @@ func (d *dataplaneRun) verify(ctx context.Context, settle time.Duration, out io.
 	if settle < 0 {
 		return fmt.Errorf("--settle %v is negative; give a time such as 1s, or 0s", settle)
 	}
-	kernel, err := nftables.OpenReader()
+	kernel, err := d.inspect()
 	if err != nil {
 		return err
 	}
@@ -75,7 +73,7 @@ func (d *dataplaneRun) verify(ctx context.Context, settle time.Duration, out io.
 		return err
 	}
 	defer want.close()
-	found, err := lasting(ctx, settle, func() ([]string, error) { return kernel.Verify(want.config, want.State()) })
+	found, err := lasting(ctx, settle, func() ([]string, error) { return kernel.Verify(ctx, want.site, want.State()) })
 	if err != nil {
 		return err
 	}

@@ -7,8 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"os"
-	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
@@ -113,7 +111,7 @@ func (o *options) followDNSSettings(ctx context.Context, kube kubernetes.Interfa
 		return fmt.Errorf("--cluster-domain: %w", err)
 	}
 	log = log.With("configmap", settings.Namespace+"/"+settings.Name)
-	return settings.Watch(ctx, kube, log, func(data map[string]string) {
+	settings.Watch(ctx, kube, log, func(data map[string]string) {
 		set, problems := settings.Parse(data, zone)
 		for _, p := range problems {
 			log.Warn("a setting of the DNS server is left out", "error", p)
@@ -122,6 +120,7 @@ func (o *options) followDNSSettings(ctx context.Context, kube kubernetes.Interfa
 			log.Warn("the settings of the DNS server are left out", "error", err)
 		}
 	})
+	return nil
 }
 
 // followPods has names know the pods that matter to it: those of machines, or all where
@@ -173,6 +172,7 @@ func runNamesAlone(ctx context.Context, o *options, config *rest.Config, log *sl
 	if len(o.dns.listenAt) == 0 {
 		return errors.New("--dns-listen is empty: name the addresses where the DNS server answers")
 	}
+	memory := newNamesMemory(log)
 	kube, err := kubernetes.NewForConfig(inProtobuf(config))
 	if err != nil {
 		return fmt.Errorf("make the agent's client: %w", err)
@@ -185,12 +185,10 @@ func runNamesAlone(ctx context.Context, o *options, config *rest.Config, log *sl
 	if err != nil {
 		return err
 	}
+	memory.queries = names.Queries
 	udp, tcp, err := o.listenNames(ctx, o.dns.listenAt, nil, log)
 	if err != nil {
 		return err
-	}
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(namesHeapPercent)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	var group sync.WaitGroup
@@ -198,10 +196,11 @@ func runNamesAlone(ctx context.Context, o *options, config *rest.Config, log *sl
 	defer cancel(nil)
 	group.Go(func() {
 		ranges := agent.Ranges{Default: o.services, To: names.SetServiceRanges}
-		if err := agent.Run(ctx, kube, o.nodeName, log, ranges, names, &afterStart{log: log}); err != nil && ctx.Err() == nil {
+		if err := agent.Run(ctx, kube, o.nodeName, log, ranges, names, memory); err != nil && ctx.Err() == nil {
 			cancel(fmt.Errorf("watches: %w", err))
 		}
 	})
+	group.Go(func() { memory.run(ctx) })
 	group.Go(func() {
 		if err := o.followDNSSettings(ctx, kube, names, log); err != nil && ctx.Err() == nil {
 			cancel(fmt.Errorf("DNS settings: %w", err))

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
+	"portico.dev/portico/internal/core/records"
 	"portico.dev/portico/internal/dns/resolved"
 	"portico.dev/portico/internal/routes"
 )
@@ -43,8 +45,12 @@ func (n *nodeRun) startNamesOnHost() error {
 	if err != nil {
 		return fmt.Errorf("look up %s: %w", routes.Bridge, err)
 	}
+	domains := []string{n.o.clusterDomain}
+	for _, p := range slices.Concat(n.o.services, n.o.cluster, n.o.guests) {
+		domains = append(domains, records.ReverseZones(p)...)
+	}
 	n.start("names on this host", func(ctx context.Context) error {
-		return resolved.Keep(ctx, resolved.Link{Index: link.Index, Servers: n.own(), Domain: n.o.clusterDomain, Log: n.log})
+		return resolved.Keep(ctx, resolved.Link{Index: link.Index, Servers: n.own(), Domains: domains, Log: n.log})
 	})
 	return nil
 }

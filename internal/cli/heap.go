@@ -14,7 +14,7 @@ const (
 	// heapRoom is how much is allocated between two collections, within the bounds of
 	// heapPercent. What a collection frees lies between objects that live, and can't be
 	// given back: so a large room costs memory for ever, not only while there is work.
-	heapRoom = 64 * mebibyte
+	heapRoom = 48 * mebibyte
 	// heapReading is the room instead while the API is read and hardly written: then only
 	// garbage comes and goes, all of which can be given back, and a collection of a full
 	// server costs more than the reads that it disturbs.
@@ -41,13 +41,13 @@ type heapUse struct {
 // heapPercent is the GOGC for a heap with that much alive, that has been written to or
 // not. The least percentage bounds what a full server spends on collections.
 func heapPercent(live uint64, written bool) int {
-	const least, most = 30, 200
-	if live == 0 {
-		return most
-	}
-	room := uint64(heapReading)
+	const least = 30
+	room, most := uint64(heapReading), uint64(200)
 	if written {
-		room = heapRoom
+		room, most = heapRoom, 100
+	}
+	if live == 0 {
+		return int(most)
 	}
 	return int(min(max(least, room*100/live), most))
 }

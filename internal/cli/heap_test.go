@@ -11,10 +11,10 @@ func TestHeapPercentKeepsTheRoomNotTheFactor(t *testing.T) {
 		written bool
 		want    int
 	}{
-		{0, true, 200},
-		{1, true, 200},
-		{64, true, 100},
-		{128, true, 50},
+		{0, true, 100},
+		{1, true, 100},
+		{48, true, 100},
+		{96, true, 50},
 		{1024, true, 30},
 		{64, false, 200},
 		{192, false, 100},

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -41,8 +42,8 @@ The token then gets this host a certificate for its own name, which it keeps in 
 data directory and renews; ranges and the cluster's domain are learned from the API.
 A host that has joined needs no token to start again: ` + "`portico agent`" + ` does, or the same
 command. ` + "`portico leave`" + ` ends it.`,
-		Example: `  portico join https://192.0.2.2:6443 --token abcdef.0123456789abcdef --ca-cert-hash sha256:...
-  portico join https://192.0.2.2:6443 --token ... --ca-cert-hash ... --node-name b`,
+		Example: `  PORTICO_TOKEN=abcdef.0123456789abcdef portico join https://192.0.2.2:6443 --ca-cert-hash sha256:...
+  portico join https://192.0.2.2:6443 --token-file /run/token --ca-cert-hash sha256:... --node-name b`,
 		Args: oneArgument("URL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := j.o.readConfig(cmd); err != nil {
@@ -54,7 +55,8 @@ command. ` + "`portico leave`" + ` ends it.`,
 	}
 	j.o.nodeFlags(cmd.Flags())
 	hideSettings(cmd)
-	cmd.Flags().StringVar(&j.token, "token", "", "`token` that `portico token create` printed")
+	cmd.Flags().StringVar(&j.token, "token", "", "`token` that `portico token create` printed; everybody on this host sees it in ps, unlike $"+tokenVariable+" and --token-file")
+	cmd.Flags().StringVar(&j.tokenFile, "token-file", "", "`file` with the token; - is standard input")
 	cmd.Flags().StringSliceVar(&j.hashes, "ca-cert-hash", nil, "`hash` of the cluster's authority, likewise: sha256:...; of several one must fit")
 	return cmd
 }
@@ -68,9 +70,12 @@ func hideSettings(cmd *cobra.Command) {
 
 // joinRun is one run of `portico join`.
 type joinRun struct {
-	o             *options
-	server, token string
-	hashes        []string
+	o         *options
+	server    string
+	token     string
+	tokenFile string
+	variable  string // what the environment said
+	hashes    []string
 }
 
 func (j *joinRun) run(ctx context.Context, log *slog.Logger) error {
@@ -79,6 +84,11 @@ func (j *joinRun) run(ctx context.Context, log *slog.Logger) error {
 		return err
 	}
 	j.server = at.String()
+	// What this process starts is not to have it.
+	j.variable = os.Getenv(tokenVariable)
+	if err := os.Unsetenv(tokenVariable); err != nil {
+		return err
+	}
 	if err := needRoot(); err != nil {
 		return err
 	}
@@ -148,12 +158,12 @@ func (j *joinRun) again(home bootstrap.Home, member *bootstrap.Member, given str
 
 // bootstrap gets this host its identity.
 func (j *joinRun) bootstrap(ctx context.Context, at *url.URL, home bootstrap.Home, log *slog.Logger) (*bootstrap.Member, error) {
-	if j.token == "" || len(j.hashes) == 0 {
-		return nil, errors.New("--token or --ca-cert-hash is missing; run `portico token create` on the server, which prints the whole command")
+	if len(j.hashes) == 0 {
+		return nil, errors.New("--ca-cert-hash is missing; run `portico token create` on the server, which prints the whole command")
 	}
-	token, err := bootstrap.ParseToken(j.token)
+	token, err := j.readToken()
 	if err != nil {
-		return nil, fmt.Errorf("--token: %w", err)
+		return nil, err
 	}
 	hashes, err := bootstrap.ParseHashes(j.hashes)
 	if err != nil {
@@ -189,6 +199,40 @@ func (j *joinRun) bootstrap(ctx context.Context, at *url.URL, home bootstrap.Hom
 	}
 	log.Info("This host is a node", "node", member.Node, "server", member.Server)
 	return member, keepMember(home, member)
+}
+
+// tokenVariable is where the token is looked for without a flag. Arguments are everybody's
+// to read, the environment is root's.
+const tokenVariable = "PORTICO_TOKEN"
+
+// readToken finds the token.
+func (j *joinRun) readToken() (bootstrap.Token, error) {
+	from, text := "--token", j.token
+	switch {
+	case j.token != "" && j.tokenFile != "":
+		return bootstrap.Token{}, errors.New("--token and --token-file are both given; one of them is enough")
+	case j.tokenFile != "":
+		from = "--token-file " + j.tokenFile
+		name := j.tokenFile
+		if name == "-" {
+			name = "/dev/stdin"
+		}
+		raw, err := os.ReadFile(name)
+		if err != nil {
+			return bootstrap.Token{}, fmt.Errorf("--token-file %s can't be read: %w", j.tokenFile, cause(err))
+		}
+		text = strings.TrimSpace(string(raw))
+	case j.token == "":
+		from, text = tokenVariable, j.variable
+		if text == "" {
+			return bootstrap.Token{}, fmt.Errorf("the token is missing: set %s, or give --token-file or --token; `portico token create` on the server prints the whole command", tokenVariable)
+		}
+	}
+	token, err := bootstrap.ParseToken(text)
+	if err != nil {
+		return token, fmt.Errorf("%s: %w", from, err)
+	}
+	return token, nil
 }
 
 // explainJoin says what a person can do.

@@ -8,6 +8,8 @@ import (
 	componentcli "k8s.io/component-base/cli"
 	kubectlcmd "k8s.io/kubectl/pkg/cmd"
 	kubectlutil "k8s.io/kubectl/pkg/cmd/util"
+
+	_ "portico.dev/portico/internal/cli/translations"
 )
 
 // newKubectl only documents the command; Main runs it before cobra sees it.

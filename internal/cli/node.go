@@ -19,6 +19,8 @@ import (
 	"portico.dev/portico/internal/announce/l2"
 	"portico.dev/portico/internal/dataplane"
 	"portico.dev/portico/internal/dataplane/healthcheck"
+	"portico.dev/portico/internal/dataplane/nftables"
+	"portico.dev/portico/internal/dataplane/userspace"
 	"portico.dev/portico/internal/dns"
 	"portico.dev/portico/internal/node"
 	"portico.dev/portico/internal/node/register"
@@ -32,14 +34,14 @@ const dnsPort = 53
 
 func needRoot() error {
 	if os.Geteuid() != 0 {
-		return errors.New("the agent programs the kernel's network and needs root; run it with sudo, or `portico up --no-agent` for the API alone")
+		return errors.New("the agent programs the kernel's network and needs root; run it with sudo, or `portico up --no-agent` for the API alone, or with --dataplane userspace for node ports without privilege")
 	}
 	return nil
 }
 
 // checkHost finds what would stop the node side, before anything is changed.
 func checkHost(o *options, log *slog.Logger) error {
-	if err := needRoot(); err != nil {
+	if limited, err := o.checkPrivilege(log); limited || err != nil {
 		return err
 	}
 	warnings, err := routes.Check(o.routesConfig())
@@ -74,6 +76,8 @@ type nodeRun struct {
 	keys   *doorKeys // nil: no door, and so no consoles
 	log    *slog.Logger
 	alone  bool // the process is nothing else
+	// stranger: the API may be somebody else's, who knows nothing of our load balancers.
+	stranger bool
 	// onNetwork is called once the node has its own addresses of the pod range.
 	onNetwork func(ctx context.Context, own []netip.Addr) error
 
@@ -86,6 +90,9 @@ type nodeRun struct {
 	mtu       *guestMTU
 	hush      hush
 	technique *technique          // nil with --dataplane none
+	userspace *userspace.Backend  // nil with other techniques
+	ahead     *nftables.Ahead     // nil with other techniques, and once it was handed on
+	room      []byte              // see makeRoom
 	plane     *dataplane.Plane    // nil likewise
 	checks    *healthcheck.Server // nil likewise
 	names     *dns.Server
@@ -93,6 +100,7 @@ type nodeRun struct {
 	bgp       *bgp.Speaker        // nil likewise
 	faults    *announce.Faults    // nil likewise
 	collector *announce.Collector // nil likewise
+	balancer  *balancer           // nil: the API's own controllers give addresses
 	node      *node.Node
 	door      *doorway // nil: none
 
@@ -112,23 +120,34 @@ func (n *nodeRun) start(name string, f func(context.Context) error) {
 
 // run works until ctx ends; guests and rules stay.
 func (n *nodeRun) run(ctx context.Context) (err error) {
+	n.makeRoom()
 	n.ctx, n.cancel = context.WithCancelCause(ctx)
 	defer n.group.Wait()
 	defer n.cancel(nil)
 	if n.kube, err = kubernetes.NewForConfig(inProtobuf(n.config)); err != nil {
 		return fmt.Errorf("make the agent's client: %w", err)
 	}
+	if n.technique, err = n.o.technique(); err != nil {
+		return err
+	}
+	if err := n.readAhead(); err != nil {
+		return err
+	}
+	defer func() { n.ahead.Close() }() //nolint:errcheck // it was only read from
 	if n.addresses, err = routes.PrimaryAddresses(n.o.nodeIPs); err != nil {
 		return err
 	}
-	if err := n.startAnnounce(); err != nil {
+	if n.o.lacks == nil {
+		err = n.startAnnounce()
+	}
+	if err != nil {
+		return err
+	}
+	if err := n.startBalancer(); err != nil {
 		return err
 	}
 	n.watches = agent.Watch(n.ctx, n.kube, n.o.nodeName, n.log)
 	n.group.Go(n.watches.Wait)
-	if n.technique, err = n.o.technique(); err != nil {
-		return err
-	}
 	reg, err := n.register()
 	if err != nil {
 		return err
@@ -136,13 +155,11 @@ func (n *nodeRun) run(ctx context.Context) (err error) {
 	if n.podCIDRs, err = reg.Register(n.ctx); err != nil {
 		return err
 	}
-	if err := n.openNetwork(); err != nil {
+	closeNetwork, err := n.openNetwork()
+	if err != nil {
 		return err
 	}
-	defer n.network.Close() //nolint:errcheck // it only ends goroutines; the kernel keeps its state
-	if err := n.startPeers(); err != nil {
-		return err
-	}
+	defer closeNetwork()
 	if err := n.startServices(); err != nil {
 		return err
 	}
@@ -185,28 +202,50 @@ func (n *nodeRun) register() (*register.Registration, error) {
 			info.DoorPort = doorPort
 		}
 	}
+	if n.o.lacks != nil {
+		info.Limits = n.limits
+	}
 	return register.New(n.kube, info, n.log), nil
 }
 
-// openNetwork gives the node its bridge, addresses and routes.
-func (n *nodeRun) openNetwork() (err error) {
+// openNetwork gives the node its bridge, addresses and routes, and leads to the other
+// nodes, where this process may. The kernel keeps all that after closeNetwork.
+func (n *nodeRun) openNetwork() (closeNetwork func(), err error) {
+	if n.o.lacks != nil {
+		return func() {}, n.networkOpen()
+	}
 	config := n.o.routesConfig()
 	config.PodCIDRs, config.Log = n.podCIDRs, n.log
 	if n.network, err = routes.Setup(n.ctx, config); err != nil {
-		return err
+		return nil, err
 	}
-	if err := n.hush.add(n.network.Keeper()); err != nil {
-		return err
+	closeNetwork = func() { n.network.Close() } //nolint:errcheck // it only ends goroutines
+	if err = n.hush.add(n.network.Keeper()); err == nil {
+		err = n.networkOpen()
 	}
-	if n.onNetwork != nil {
-		return n.onNetwork(n.ctx, n.own())
+	if err == nil {
+		err = n.startPeers()
 	}
-	return nil
+	if err != nil {
+		closeNetwork()
+		return nil, err
+	}
+	return closeNetwork, nil
+}
+
+func (n *nodeRun) networkOpen() error {
+	if n.onNetwork == nil {
+		return nil
+	}
+	return n.onNetwork(n.ctx, n.own())
 }
 
 // own are the node's own addresses of the pod range, .1 and ::1.
 func (n *nodeRun) own() []netip.Addr {
 	var out []netip.Addr
+	if n.network == nil {
+		return nil
+	}
 	for _, ipv6 := range []bool{false, true} {
 		if a := n.network.Own(ipv6); a.IsValid() {
 			out = append(out, a)
@@ -229,15 +268,19 @@ func (n *nodeRun) startServices() (err error) {
 			defer backend.Close() //nolint:errcheck // rules stay; only sockets are closed
 			return n.plane.Run(ctx)
 		})
-		n.start("earlier data planes", n.removeOthers)
+		if n.o.lacks == nil {
+			n.start("earlier data planes", n.removeOthers)
+		}
 		n.checks = healthcheck.New(healthcheck.Options{Addresses: n.addresses.All(), Healthy: n.plane.Healthy, Logger: n.log})
 		consumers = append(consumers, n.checks)
 		n.start("health check node ports", n.checks.Run)
 	}
-	if err := n.startNames(); err != nil {
-		return err
+	if n.o.lacks == nil { // or there is no address of its own where DNS would answer
+		if err := n.startNames(); err != nil {
+			return err
+		}
+		consumers = append(consumers, n.names)
 	}
-	consumers = append(consumers, n.names)
 	if n.collector != nil {
 		consumers = append(consumers, n.collector)
 	}
@@ -256,11 +299,15 @@ func (n *nodeRun) workloads() []netip.Prefix {
 // setServiceRanges has all that knows the ranges of cluster IPs follow. What the host
 // itself uses stays the host's, for the rules too: they would drop its packets.
 func (n *nodeRun) setServiceRanges(ranges []netip.Prefix) {
-	ranges = n.network.SetServices(ranges)
+	if n.network != nil {
+		ranges = n.network.SetServices(ranges)
+	}
 	if n.plane != nil {
 		n.plane.SetServiceRanges(ranges)
 	}
-	n.names.SetServiceRanges(ranges)
+	if n.names != nil {
+		n.names.SetServiceRanges(ranges)
+	}
 }
 
 func prefixes(addrs []netip.Addr) []netip.Prefix {

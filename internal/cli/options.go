@@ -43,13 +43,19 @@ type options struct {
 	etcd                                   etcdOptions
 	dns                                    dnsOptions
 	nodeRoutes                             nodeRoutes
+	ipvs                                   ipvsOptions
 	masqueradeBit                          int
+	localNodePorts                         bool
 
 	// parsed by complete
 	services, cluster, guests []netip.Prefix
 	firstPort, lastPort       uint16
 	nodeIPs, advertised       []netip.Addr
 	listenAddr                netip.AddrPort
+
+	picked *technique // by technique; nil: not yet
+
+	lacks error // found by checkHost: why nothing of this host may be changed; nil: it may
 }
 
 // nodeFlags are the settings of the node side.
@@ -61,11 +67,13 @@ func (o *options) nodeFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.guestCIDR, "guest-cidr", "10.245.0.0/16,fd00:10:245::/64", "`ranges` of virtual machines")
 	f.StringVar(&o.clusterDomain, "cluster-domain", "cluster.local", "DNS `domain` of Services")
 	f.StringVar(&o.dataplane, "dataplane", "", "how packets are handled: "+strings.Join(dataplaneChoices(), ", ")+" (default: $"+modeVariable+", or auto)")
-	f.IntVar(&o.masqueradeBit, "masquerade-bit", iptables.DefaultMasqueradeBit, "`bit` of a packet's mark that the iptables data plane uses, 0 to 31")
+	f.IntVar(&o.masqueradeBit, "masquerade-bit", iptables.DefaultMasqueradeBit, "`bit` of a packet's mark that the iptables and ipvs data planes use, 0 to 31")
+	f.BoolVar(&o.localNodePorts, "iptables-localhost-nodeports", false, "the iptables data plane serves node ports at 127.0.0.1 too, for which it sets net.ipv4.conf.all.route_localnet")
 	f.StringVar(&o.vm, "vm", "auto", "how guests run: auto, kvm, tcg (software emulation) or off")
 	f.StringVar(&o.nodeName, "node-name", "", "`name` of this node (default: the host's name)")
 	f.StringVar(&o.nodeIP, "node-ip", "", "`addresses` of this node, one per family (default: those of the default route)")
 	f.StringVar(&o.group, "cgroup", "", "cgroup v2 `folder` whose processes are this node's (default: all)")
+	o.ipvs.flags(f)
 	o.nodeRoutes.flags(f)
 	o.dns.flags(f)
 	o.metricsFlags(f)
@@ -213,6 +221,9 @@ func (o *options) complete() (err error) {
 		return fmt.Errorf("--cluster-domain %q is not a DNS name: %s", o.clusterDomain, brief(errs[0]))
 	}
 	if err := o.completeDataplane(); err != nil {
+		return err
+	}
+	if err := o.ipvs.complete(); err != nil {
 		return err
 	}
 	for _, choice := range []struct {

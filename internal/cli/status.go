@@ -20,6 +20,7 @@ import (
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"portico.dev/portico/internal/kubevirt"
+	"portico.dev/portico/internal/node/register"
 	"portico.dev/portico/internal/routes"
 	"portico.dev/portico/internal/vm/accel"
 )
@@ -57,7 +58,7 @@ type nodeStatus struct {
 }
 
 type dataPlaneStatus struct {
-	Kind    string   `json:"kind"` // nftables, none, or unknown
+	Kind    string   `json:"kind"` // as --dataplane, none, or unknown
 	Present bool     `json:"present"`
 	Tables  []string `json:"tables"` // in this network namespace
 }
@@ -212,6 +213,9 @@ func (r *statusRun) askNodes(ctx context.Context, kube kubernetes.Interface) err
 			if c.Type == corev1.NodeReady {
 				found.Ready, found.Message = c.Status == corev1.ConditionTrue, c.Message
 			}
+			if c.Type == register.ServicesLimited && c.Status == corev1.ConditionTrue {
+				r.problem("node %s: %s", n.Name, c.Message)
+			}
 		}
 		if !found.Ready {
 			r.problem("node %s isn't Ready: %s", n.Name, found.Message)
@@ -285,24 +289,38 @@ func (r *statusRun) lookAtDataPlane() {
 		d.Kind = "unknown"
 	case !r.last.Agent || r.last.DataPlane == "none":
 		d.Kind = "none"
+	case r.last.Limited:
+		d.Kind, d.Present = userspaceName, r.status.Process > 0
+		return // there are sockets, and no tables
 	default:
-		d.Kind = "nftables"
+		d.Kind = techniqueOf(r.last).name
 	}
 	tables, err := ourTables()
 	if err != nil {
 		if !errors.Is(err, fs.ErrPermission) {
 			r.problem("%w", err)
-		} else if d.Kind == "nftables" {
+		} else if d.works() {
 			r.problem("the data plane's tables can be seen by root only; run `sudo portico status`")
 		}
 		return
 	}
-	for _, t := range tables {
-		d.Tables = append(d.Tables, t)
-		d.Present = d.Present || t == "ip portico" || t == "ip6 portico"
+	d.Tables = append(d.Tables, tables...)
+	if !d.works() {
+		return
 	}
-	if d.Kind == "nftables" && !d.Present && r.status.Process > 0 && !r.elsewhere() {
-		r.problem("the data plane's nftables tables are missing from this network namespace; look at the log of `portico up`")
+	found, err := techniqueOf(r.last).remains()
+	if err != nil {
+		r.problem("%w", err)
+		return
+	}
+	for _, what := range found {
+		if !strings.HasPrefix(what, nftTable) { // those are listed
+			d.Tables = append(d.Tables, what)
+		}
+	}
+	d.Present = len(found) > 0
+	if !d.Present && r.status.Process > 0 && !r.elsewhere() {
+		r.problem("the tables of the %s data plane are missing from this network namespace; look at the log of `portico up`", d.Kind)
 	}
 }
 

@@ -80,9 +80,12 @@ func (n nodeStatus) line(own bool) string {
 	return strings.Join(parts, ", ")
 }
 
+// works tells whether packets are handled by rules of ours.
+func (d dataPlaneStatus) works() bool { return d.Kind != "none" && d.Kind != "unknown" }
+
 func (d dataPlaneStatus) line() string {
 	line := d.Kind
-	if d.Kind == "nftables" && !d.Present {
+	if d.works() && !d.Present {
 		line += ", not present in this network namespace"
 	}
 	if len(d.Tables) > 0 {

@@ -12,6 +12,7 @@ import (
 
 	"portico.dev/portico/internal/dataplane"
 	"portico.dev/portico/internal/dataplane/iptables"
+	"portico.dev/portico/internal/dataplane/ipvs"
 	"portico.dev/portico/internal/dataplane/nftables"
 	"portico.dev/portico/internal/dataplane/userspace"
 )
@@ -23,6 +24,7 @@ const (
 )
 
 const (
+	nftablesName  = "nftables"
 	userspaceName = "userspace"
 	iptablesName  = "iptables"
 )
@@ -44,14 +46,18 @@ type technique struct {
 	remove func(ctx context.Context, log *slog.Logger) error
 	// counts gives what the kernel counts, until close is called; nil: it counts nothing.
 	counts func() (counts func() (dataplane.Counts, error), close func() error, err error)
+	// inspect opens what reads the kernel back, in this network namespace; nil: nothing does.
+	// last is nil where no run is known.
+	inspect func(last *runRecord) (dataplane.Inspector, error)
 }
 
 // techniques are all there are, the best first.
 func techniques() []technique {
 	return []technique{
-		{"nftables", nftables.Missing, openNftables, func() ([]string, error) { return tablesOf(nftables.Table) }, removeNftables, countNftables},
-		{iptablesName, iptables.Missing, openIptables, func() ([]string, error) { return iptables.Remains(context.Background()) }, removeIptables, nil},
-		{userspaceName, nftables.Missing, openUserspace, func() ([]string, error) { return tablesOf(userspace.Table) }, removeUserspace, nil},
+		{nftablesName, nftables.Missing, openNftables, func() ([]string, error) { return tablesOf(nftables.Table) }, removeNftables, countNftables, inspectNftables},
+		{iptablesName, iptables.Missing, openIptables, func() ([]string, error) { return iptables.Remains(context.Background()) }, removeIptables, nil, inspectIptables},
+		{ipvsName, missingIPVS, openIPVS, ipvs.Remains, ipvs.Remove, nil, inspectIPVS},
+		{userspaceName, func() error { return nil }, openUserspace, func() ([]string, error) { return tablesOf(userspace.Table) }, removeUserspace, nil, inspectUserspace},
 	}
 }
 
@@ -89,7 +95,30 @@ func (o *options) technique() (*technique, error) {
 	if o.dataplane == dataplaneNone {
 		return nil, nil
 	}
-	return pick(techniques(), o.dataplane)
+	if o.picked == nil { // looking for what a host lacks tries rules, which takes a while
+		t, err := pick(techniques(), o.dataplane)
+		if err != nil {
+			return nil, err
+		}
+		o.picked = t
+	}
+	return o.picked, nil
+}
+
+// techniqueOf gives that of a run; where none is known, or it took the best one, that of
+// which there is something here.
+func techniqueOf(last *runRecord) technique {
+	all := techniques()
+	named := func(t technique) bool { return last != nil && t.name == last.DataPlane }
+	present := func(t technique) bool {
+		found, err := t.remains()
+		return err == nil && len(found) > 0
+	}
+	i := slices.IndexFunc(all, named)
+	if i < 0 {
+		i = slices.IndexFunc(all, present)
+	}
+	return all[max(i, 0)]
 }
 
 func pick(from []technique, choice string) (*technique, error) {
@@ -163,9 +192,19 @@ func techniquesRemain() (all []string, err error) {
 	return all, nil
 }
 
+// readAhead begins to read what the data plane's first look at the kernel will need.
+func (n *nodeRun) readAhead() (err error) {
+	if n.technique != nil && n.technique.name == nftablesName {
+		n.ahead, err = nftables.ReadAhead()
+	}
+	return err
+}
+
 func openNftables(n *nodeRun) (dataplane.Backend, error) {
+	ahead := n.ahead
+	n.ahead = nil // the backend closes it
 	backend, err := nftables.New(nftables.Config{
-		WorkloadRanges: n.workloads(), HairpinSources: n.own(), Logger: n.log, Unheard: n.hush.unheard,
+		WorkloadRanges: n.workloads(), HairpinSources: n.own(), Logger: n.log, Ahead: ahead, Unheard: n.hush.unheard,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open the nftables data plane: %w", err)
@@ -176,12 +215,15 @@ func openNftables(n *nodeRun) (dataplane.Backend, error) {
 	return backend, nil
 }
 
+// nftTable begins the names that tablesOf gives.
+const nftTable = "nftables table "
+
 // tablesOf names the nftables tables of a name, in both families.
 func tablesOf(name string) (out []string, err error) {
 	tables, err := ourTables()
 	for _, t := range tables {
 		if t == "ip "+name || t == "ip6 "+name {
-			out = append(out, "nftables table "+t)
+			out = append(out, nftTable+t)
 		}
 	}
 	return out, err
@@ -203,16 +245,42 @@ func countNftables() (func() (dataplane.Counts, error), func() error, error) {
 	return r.Counts, r.Close, nil
 }
 
+func inspectNftables(*runRecord) (dataplane.Inspector, error) { return nftables.OpenReader() }
+
 func openIptables(n *nodeRun) (dataplane.Backend, error) {
 	return iptables.New(iptables.Config{
-		WorkloadRanges: n.workloads(), HairpinSources: n.own(), MasqueradeBit: n.o.masqueradeBit, Logger: n.log,
+		WorkloadRanges: n.workloads(), HairpinSources: n.own(), MasqueradeBit: n.o.masqueradeBit, LocalNodePorts: n.o.localNodePorts, Logger: n.log,
 	})
+}
+
+func inspectIptables(last *runRecord) (dataplane.Inspector, error) {
+	cfg := iptables.Config{MasqueradeBit: iptables.DefaultMasqueradeBit}
+	if last != nil {
+		cfg.MasqueradeBit, cfg.LocalNodePorts = last.MasqueradeBit, last.LocalNodePorts
+	}
+	return iptables.OpenReader(cfg)
 }
 
 func removeIptables(ctx context.Context, _ *slog.Logger) error { return iptables.Remove(ctx) }
 
 func openUserspace(n *nodeRun) (dataplane.Backend, error) {
-	return userspace.New(userspace.Config{Workloads: n.workloads(), Addresses: n.own(), Logger: n.log})
+	backend, err := userspace.New(userspace.Config{Workloads: n.workloads(), Addresses: n.own(), Direct: n.o.lacks != nil, Logger: n.log})
+	if err != nil {
+		return nil, err
+	}
+	n.userspace = backend
+	return backend, nil
+}
+
+func inspectUserspace(last *runRecord) (dataplane.Inspector, error) {
+	if last == nil || !last.Limited {
+		return userspace.OpenReader()
+	}
+	pid, _ := claimant()
+	if pid == 0 {
+		return nil, errors.New("the agent serves Services by sockets of its own, and none runs in this network namespace")
+	}
+	return userspace.OpenDirectReader(pid), nil
 }
 
 func removeUserspace(context.Context, *slog.Logger) error { return userspace.Remove() }

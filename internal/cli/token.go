@@ -38,7 +38,9 @@ func newToken() *cobra.Command {
 		Use: "create", Short: "Make a token, and print the command that joins a host with it", Args: noArguments,
 		Long: `Makes a token by which hosts may join this cluster as nodes until its time is over, and
 prints the complete command for them. The command's hash pins this cluster's
-authority: the host that joins sends the token to nobody else. A token is a secret.`,
+authority, or several hashes each of those that it has: the host that joins sends the
+token to nobody else. A token is a secret: the command has it in the environment, for
+arguments can be read by everybody on that host.`,
 		Example: `  portico token create
   portico token create --ttl 1h --description "rack 3"`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -61,7 +63,7 @@ authority: the host that joins sends the token to nobody else. A token is a secr
 	cmd := &cobra.Command{
 		Use: "token", Short: "Tokens by which hosts join as nodes",
 		Example: `  portico token create      # on the first host; prints a command
-  portico join https://192.0.2.2:6443 --token ... --ca-cert-hash ...     # on the others`,
+  PORTICO_TOKEN=... portico join https://192.0.2.2:6443 --ca-cert-hash ...     # on the others`,
 	}
 	c.flags(cmd)
 	cmd.PersistentFlags().Lookup("namespace").Hidden = true // tokens are in kube-system
@@ -83,7 +85,7 @@ func (n *newTokenOptions) create(ctx context.Context, out, notes io.Writer) erro
 	if err != nil {
 		return err
 	}
-	hash, err := authorityHash(config)
+	hashes, err := authorityHashes(config)
 	if err != nil {
 		return err
 	}
@@ -108,7 +110,11 @@ func (n *newTokenOptions) create(ctx context.Context, out, notes io.Writer) erro
 		until = "for ever"
 	}
 	fmt.Fprintf(notes, "Run this as root on the host that is to join; it is good %s:\n", until)
-	_, err = fmt.Fprintf(out, "portico join %s --token %s --ca-cert-hash %s\n", server, token, hash)
+	texts := make([]string, len(hashes))
+	for i, h := range hashes {
+		texts[i] = h.String()
+	}
+	_, err = fmt.Fprintf(out, "%s=%s portico join %s --ca-cert-hash %s\n", tokenVariable, token, server, strings.Join(texts, ","))
 	return err
 }
 
@@ -126,19 +132,19 @@ func (c *client) kube() (*rest.Config, kubernetes.Interface, error) {
 	return config, kube, nil
 }
 
-func authorityHash(config *rest.Config) (bootstrap.Hash, error) {
+func authorityHashes(config *rest.Config) ([]bootstrap.Hash, error) {
 	raw := config.CAData
 	if len(raw) == 0 && config.CAFile != "" {
 		var err error
 		if raw, err = os.ReadFile(config.CAFile); err != nil {
-			return bootstrap.Hash{}, fmt.Errorf("read the cluster's authority: %w", err)
+			return nil, fmt.Errorf("read the cluster's authority: %w", err)
 		}
 	}
-	hash, err := bootstrap.HashOfPEM(raw)
+	hashes, err := bootstrap.HashesOfPEM(raw)
 	if err != nil {
-		return hash, fmt.Errorf("the kubeconfig has no authority whose hash hosts could check (%w); use the one that `portico up` wrote", err)
+		return nil, fmt.Errorf("the kubeconfig has no authority whose hash hosts could check (%w); use the one that `portico up` wrote", err)
 	}
-	return hash, nil
+	return hashes, nil
 }
 
 func apiURL(flag, text string) (*url.URL, error) {

@@ -51,6 +51,11 @@ func up(ctx context.Context, o *options, log *slog.Logger) error {
 		return err
 	}
 	if !o.noAgent {
+		if o.dataplane != userspaceName { // who forgot sudo shall hear of it
+			if err := needRoot(); err != nil {
+				return err
+			}
+		}
 		if err := checkHost(o, log); err != nil {
 			return err
 		}
