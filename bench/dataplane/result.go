@@ -121,6 +121,7 @@ var goals = []goal{
 	{"agent_cpu_percent_10k_churn", 0.1, "kubeproxy_cpu_percent_10k_churn"},
 	{"restart_failed_connections", 0, ""},
 	{"userspace_plain_proxy_gbits", 1.25, "userspace_gbits"}, // ours has 80 % of a plain proxy's
+	{"userspace_cluster_ip_plain_proxy_gbits", 1.25, "userspace_cluster_ip_gbits"},
 	{"userspace_idle_50k_mb", 400, ""},
 	{"iptables_legacy_program_1k_seconds", 0.5, "kubeproxy_iptables_legacy_program_1k_seconds"},
 	{"iptables_legacy_program_10k_seconds", 0.5, "kubeproxy_iptables_legacy_program_10k_seconds"},

@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -25,15 +24,7 @@ import (
 
 const (
 	userspacePrefix = "userspace_"
-	// plainCommand makes this program a proxy that carries and does nothing else.
-	plainCommand = "plain-proxy"
-
-	streamPort, plainPort, idlePort = 8090, 8091, 8092
-	streamNodePort                  = 30900
-
-	streamRounds = 7
-	streamTime   = 2 * time.Second
-	streamBuffer = 256 << 10
+	idlePort        = 8092
 
 	idleWanted = 50_000
 	// idleBackends share the idle connections: to one address and port a host has some
@@ -108,71 +99,6 @@ func (w *world) make(ctx context.Context, name string, body []byte, to []netip.A
 	})
 }
 
-// streams sends through our proxy, through a plain one and through none, by turns, all on
-// the loopback link of one host.
-func (w *world) streams(ctx context.Context, r *running, into *results) error {
-	host, sinkAt := r.site.node, netip.AddrPortFrom(r.site.address, streamPort)
-	stop, err := holdOpen(host, sinkAt.String())
-	if err != nil {
-		return err
-	}
-	defer stop()
-	// By a node port: its route is by the loopback link, as the plain proxy's is. A cluster
-	// IP's is by portico0, with an MTU of 1500.
-	body := fmt.Appendf(nil, `{"apiVersion":"v1","kind":"Service","metadata":{"name":"stream"},"spec":{"type":"NodePort",`+
-		`"ports":[{"name":"http","port":%d,"targetPort":%d,"nodePort":%d}]}}`, servicePort, streamPort, streamNodePort)
-	if err := w.make(ctx, "stream", body, []netip.Addr{r.site.address}, streamPort); err != nil {
-		return err
-	}
-	self, err := os.Executable()
-	if err != nil {
-		return fmt.Errorf("find this program: %w", err)
-	}
-	plainAt := netip.AddrPortFrom(r.site.address, plainPort)
-	plain, err := process.Launch(w.dir, "plain-proxy", slices.Concat(host.Enter(), []string{self, plainCommand, plainAt.String(), sinkAt.String()})...)
-	if err != nil {
-		return err
-	}
-	defer plain.Kill()
-	ways := []struct {
-		name  string
-		to    netip.AddrPort
-		proxy *process.Process
-	}{
-		{userspacePrefix, netip.AddrPortFrom(r.site.address, streamNodePort), r.Process},
-		{userspacePrefix + "plain_proxy_", plainAt, plain},
-		{userspacePrefix + "no_proxy_", sinkAt, nil},
-	}
-	for _, way := range ways {
-		if err := answers(ctx, host, way.to); err != nil {
-			return err
-		}
-	}
-	for range streamRounds {
-		for _, way := range ways {
-			var before, after process.Times
-			if way.proxy != nil {
-				if before, err = way.proxy.Times(); err != nil {
-					return err
-				}
-			}
-			sent, took, err := stream(ctx, host, way.to)
-			if err != nil {
-				return err
-			}
-			into.put(way.name+"gbits", float64(sent)*8/took.Seconds()/1e9)
-			if way.proxy == nil {
-				continue
-			}
-			if after, err = way.proxy.Times(); err != nil {
-				return err
-			}
-			into.put(way.name+"cpu_seconds_per_gb", after.Minus(before).Total().Seconds()/(float64(sent)/1e9))
-		}
-	}
-	return nil
-}
-
 // answers waits until something takes connections.
 func answers(ctx context.Context, h *network.Host, to netip.AddrPort) error {
 	return h.Do(func() (err error) {
@@ -187,24 +113,6 @@ func answers(ctx context.Context, h *network.Host, to netip.AddrPort) error {
 		}
 		return fmt.Errorf("%s never answers: %w", to, err)
 	})
-}
-
-// stream sends for a while, and tells how much.
-func stream(ctx context.Context, h *network.Host, to netip.AddrPort) (sent int64, took time.Duration, err error) {
-	c, err := connect(ctx, h, to)
-	if err != nil {
-		return 0, 0, err
-	}
-	defer c.Close()
-	buffer, began := make([]byte, streamBuffer), time.Now()
-	for time.Since(began) < streamTime {
-		n, err := c.Write(buffer)
-		if err != nil {
-			return 0, 0, fmt.Errorf("send to %s: %w", to, err)
-		}
-		sent += int64(n)
-	}
-	return sent, time.Since(began), nil
 }
 
 func connect(ctx context.Context, h *network.Host, to netip.AddrPort) (c net.Conn, err error) {
@@ -356,28 +264,4 @@ func idleRoom(id int) (int, error) {
 		}
 	}
 	return 0, errors.Join(errors.New("the agent's limits have no line on open files"), lines.Err())
-}
-
-// plainProxy carries from one address to another, as briefly as Go can say it.
-func plainProxy(listen, to string) error {
-	l, err := net.Listen("tcp4", listen)
-	if err != nil {
-		return err
-	}
-	for {
-		c, err := l.Accept()
-		if err != nil {
-			return err
-		}
-		go func() {
-			defer c.Close()
-			up, err := net.Dial("tcp4", to)
-			if err != nil {
-				return
-			}
-			defer up.Close()
-			go io.Copy(c, up) //nolint:errcheck // its end ends the other
-			io.Copy(up, c)    //nolint:errcheck // whichever end it was
-		}()
-	}
 }

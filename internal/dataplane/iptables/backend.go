@@ -43,6 +43,7 @@ type Backend struct {
 	programs *programs
 	watch    *watcher
 	families [2]*family // nil: unknown, a Sync must read what is there
+	last     [2]*family // as they were known last, for flows
 	flows    *flows
 }
 
@@ -119,7 +120,6 @@ func (b *Backend) plan(v6 bool, state dataplane.State, r *reading) (*family, err
 // Sync implements dataplane.Backend.
 func (b *Backend) Sync(ctx context.Context, state dataplane.State) error {
 	begun, changed := time.Now(), 0
-	before := b.families
 	b.families = [2]*family{}
 	var now [2]*family
 	for i, v6 := range []bool{false, true} {
@@ -160,8 +160,8 @@ func (b *Backend) Sync(ctx context.Context, state dataplane.State) error {
 		f.took(updates)
 		now[i], changed = f, changed+len(updates)
 	}
-	b.flows.replaced(before, now)
-	b.families = now
+	b.flows.replaced(b.last, now)
+	b.families, b.last = now, now
 	b.log.Info("The kernel has every Service", "frontends", len(state.Frontends), "changed", changed, "took", time.Since(begun).Round(time.Microsecond))
 	return nil
 }
@@ -271,6 +271,6 @@ func (b *Backend) Verify(ctx context.Context, state dataplane.State) ([]string, 
 
 // Cleanup implements dataplane.Backend.
 func (b *Backend) Cleanup(ctx context.Context) error {
-	b.families = [2]*family{}
+	b.families, b.last = [2]*family{}, [2]*family{}
 	return b.programs.remove(ctx)
 }

@@ -316,7 +316,9 @@ func TestLocked(t *testing.T) {
 		}
 		b := open(t, variant)
 		b.programs.wait = "1"
-		first := stateOf(frontend(1, routing.ClusterIP, backendsOf(3, 10)...))
+		gone := frontend(9, routing.ClusterIP, backendsOf(1, 90)...)
+		gone.Protocol = catalog.UDP
+		first := stateOf(frontend(1, routing.ClusterIP, backendsOf(3, 10)...), gone)
 		synced(t, b, first)
 		lock, err := os.Create(os.Getenv("XTABLES_LOCKFILE"))
 		if err != nil {
@@ -343,6 +345,9 @@ func TestLocked(t *testing.T) {
 			t.Fatal(err)
 		}
 		synced(t, b, wanted)
+		if !b.flows.left[gone.Key] {
+			t.Error("flows of a frontend that left meanwhile go on")
+		}
 	})
 }
 

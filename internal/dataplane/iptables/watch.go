@@ -36,7 +36,10 @@ const look = time.Second
 func startWatcher(variant string) (*watcher, error) {
 	w := &watcher{disturbed: make(chan struct{}, 1), closing: make(chan struct{})}
 	if variant == Legacy {
-		return w, w.startLegacy()
+		if err := w.startLegacy(); err != nil {
+			return nil, errors.Join(err, w.close())
+		}
+		return w, nil
 	}
 	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {

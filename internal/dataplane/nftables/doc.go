@@ -12,8 +12,8 @@
 // Layers, from the kernel up: conn (socket, transactions, dumps), wire (netlink
 // attributes), expr (rule expressions), layout (the fixed tables, sets, chains
 // and rules), element (keys and data of the maps), kernel (what the kernel holds
-// of each frontend, and the plan that leads from there to what is wanted), sessions
-// and affinity (a client's backend), guard (source ranges),
-// readback (the same from a dump), ahead (a dump before it is needed), Backend; and Reader, which changes nothing (show,
-// counters).
+// of each frontend, and the plan that leads from there to what is wanted), refs (the
+// address sets), sessions and affinity (a client's backend), guard (source ranges),
+// readback (the same from a dump), ahead (a dump before it is needed), Backend; and
+// Reader, which changes nothing (show, counters).
 package nftables

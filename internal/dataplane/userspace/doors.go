@@ -120,6 +120,8 @@ func hostAddresses() (map[netip.Addr]bool, error) {
 
 // look compares all that listens with all that should.
 func (d *doors) look() {
+	d.mu.Lock() // before the addresses are read, or an older reading could come last
+	defer d.mu.Unlock()
 	var own map[netip.Addr]bool
 	err := d.b.enter(func() (err error) {
 		own, err = hostAddresses()
@@ -128,8 +130,6 @@ func (d *doors) look() {
 	if err != nil {
 		d.b.log.Warn("This host's addresses are unknown for now; the last ones are kept", "error", err)
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
 	keys := map[routing.Key]bool{}
 	d.b.mu.Lock()
 	if err == nil {

@@ -260,6 +260,22 @@ func TestDescriptorsRunOut(t *testing.T) {
 	}
 }
 
+// UDP flows, which strangers can make up, leave room for TCP.
+func TestFlowsLeaveRoom(t *testing.T) {
+	r := &room{files: 80}
+	for r.tryAdd() {
+	}
+	if r.used != 70 || !r.enough() {
+		t.Errorf("flows have %d descriptors of 80", r.used)
+	}
+	for r.enough() {
+		r.add(filesEach)
+	}
+	if r.used != 80 || r.tryAdd() {
+		t.Errorf("TCP has taken up to %d of 80", r.used)
+	}
+}
+
 // logged is a log that two may use.
 type logged struct {
 	mu  sync.Mutex // guards the following

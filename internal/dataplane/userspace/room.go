@@ -13,7 +13,7 @@ import (
 // what isn't for connections.
 const (
 	wantedFiles = 1 << 20 // fs.nr_open's default: the most that a process may ask for
-	spareFiles  = 8       // one in so many isn't for connections
+	spareFiles  = 8       // one in so many isn't for connections, and of those, for UDP flows
 )
 
 // room bounds how many connections and flows there are at once by the descriptors of this
@@ -61,11 +61,12 @@ func (r *room) add(n int) {
 // enough tells whether there are descriptors for a connection. mu is held.
 func (r *room) enough() bool { return r.used+filesEach <= r.files }
 
-// tryAdd counts one descriptor in, if there is one.
+// tryAdd counts one descriptor in for a UDP flow, if there is one. The last are for TCP's:
+// made-up clients of UDP must not keep those out.
 func (r *room) tryAdd() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.used >= r.files {
+	if r.used >= r.files-r.files/spareFiles {
 		return false
 	}
 	r.used++
