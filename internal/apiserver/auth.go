@@ -45,8 +45,8 @@ func newAuthenticator(ca *x509.CertPool, tokens authenticator.Token) authenticat
 }
 
 // newAuthorizer lets system:masters do everything, whatever the stored roles say, and
-// others what RBAC gives them, but nodes what nodes denies. The open paths need no roles, for they are asked for
-// before any exist.
+// others what RBAC gives them, unless the authorizer of nodes denies it. The open paths need
+// no roles, for they are asked for before any exist.
 func newAuthorizer(rules, nodes authorizer.Authorizer) (authorizer.Authorizer, error) {
 	open, err := path.NewAuthorizer(openPaths)
 	if err != nil {

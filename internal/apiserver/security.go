@@ -36,8 +36,8 @@ type security struct {
 	issuer  *tokens.Issuer
 	// bootstrap knows hosts that are about to join.
 	bootstrap *bootstrap.Authenticator
-	// objects are what tokens name and nodes' rights ask for, by kind. The registries fill it; no token is seen
-	// before they have, for the server doesn't answer yet.
+	// objects are what tokens name and nodes' rights ask for, by kind. The registries fill
+	// it; nobody asks before they have, for the server doesn't answer yet.
 	objects map[string]rest.Getter
 }
 

@@ -18,7 +18,8 @@ const agentHeapRoom = 16 * mebibyte
 const agentStartRoom = 48 * mebibyte
 
 // makeRoom keeps collections away until the room is let go of: they come when a heap has
-// grown by its own size. The room takes addresses and no memory, as nobody writes to it.
+// grown by its own size. The room itself takes addresses and no memory, as nobody writes to
+// it; its price is as much garbage, until keepSmall collects it.
 func (n *nodeRun) makeRoom() {
 	if n.alone && !heapIsSet() {
 		n.room = make([]byte, agentStartRoom)

@@ -90,11 +90,11 @@ type nodeRun struct {
 	mtu       *guestMTU
 	hush      hush
 	technique *technique          // nil with --dataplane none
+	plane     *dataplane.Plane    // nil likewise
+	checks    *healthcheck.Server // nil likewise
 	userspace *userspace.Backend  // nil with other techniques
 	ahead     *nftables.Ahead     // nil with other techniques, and once it was handed on
 	room      []byte              // see makeRoom
-	plane     *dataplane.Plane    // nil likewise
-	checks    *healthcheck.Server // nil likewise
 	names     *dns.Server
 	layer2    *l2.Announcer       // nil with --announce none
 	bgp       *bgp.Speaker        // nil likewise

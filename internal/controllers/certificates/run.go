@@ -28,8 +28,8 @@ const (
 	// Old requests are deleted after upstream's times, since they came or were answered.
 	keepAnswered = time.Hour
 	keepPending  = 24 * time.Hour
-	// keepLeft is for those whose node has left, or hasn't come: its host has long read the
-	// certificate, or never will.
+	// keepLeft is for answered ones whose node has left, or hasn't come: its host has long
+	// read the certificate, or never will.
 	keepLeft = time.Minute
 	// askAgain is how soon a request is looked at again whose Node shows too little: it
 	// reports its addresses about when it asks.

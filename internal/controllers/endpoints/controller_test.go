@@ -85,14 +85,7 @@ func newFixture(t *testing.T) *fixture {
 func versioned(client *fake.Clientset) {
 	var last atomic.Int64
 	mark := func(action clienttesting.Action) (bool, runtime.Object, error) {
-		var object runtime.Object
-		switch a := action.(type) {
-		case clienttesting.CreateAction:
-			object = a.GetObject()
-		case clienttesting.UpdateAction:
-			object = a.GetObject()
-		}
-		o, err := meta.Accessor(object)
+		o, err := meta.Accessor(action.(clienttesting.UpdateAction).GetObject()) // as a create's too
 		if err != nil {
 			return true, nil, err
 		}

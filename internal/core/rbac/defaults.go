@@ -162,7 +162,8 @@ func collecting(name, from string, above ...string) *rbacv1.ClusterRole {
 }
 
 // nodeRole is what an agent needs, and a kubelet of the same rank: to read what it
-// turns into packets and names, and to write about itself. Of Secrets the one is among it by which agents know each other.
+// turns into packets and names, and to write about itself. Of Secrets the one is among it
+// by which agents know each other.
 func nodeRole() *rbacv1.ClusterRole {
 	return role("system:node",
 		rule(read, coreGroup, "services", "nodes", "pods", "namespaces"),
