@@ -83,12 +83,14 @@ func unheard(r slog.Record) bool {
 
 // leftAlone goes by the text too, since the library doesn't wrap what it got.
 func leftAlone(err error) bool {
+	text := err.Error()
 	for _, cause := range []error{context.Canceled, http.ErrHandlerTimeout} {
-		if errors.Is(err, cause) || strings.HasSuffix(err.Error(), ": "+cause.Error()) {
+		if errors.Is(err, cause) || strings.HasSuffix(text, ": "+cause.Error()) {
 			return true
 		}
 	}
-	return false
+	return strings.HasPrefix(text, "FinishRequest: post-timeout activity") ||
+		strings.HasPrefix(text, "apiserver received an error") && strings.HasSuffix(text, ": "+context.DeadlineExceeded.Error())
 }
 
 // atLeast drops records below a level, and those that say nothing.

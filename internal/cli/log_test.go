@@ -37,6 +37,9 @@ func TestKlog(t *testing.T) {
 		{"time is over", func() {
 			utilruntime.HandleError(fmt.Errorf("apiserver was unable to write a application/json response: %w", http.ErrHandlerTimeout))
 		}, ""},
+		{"its time is over", func() {
+			utilruntime.HandleError(fmt.Errorf("apiserver received an error that is not an metav1.Status: %#+v: %v", context.DeadlineExceeded, context.DeadlineExceeded))
+		}, ""},
 		{"after the time", func() {
 			utilruntime.HandleErrorWithContext(context.Background(), nil, "Post-timeout activity", "result", nil)
 		}, ""},
