@@ -18,7 +18,8 @@ func TestShortFormMeasures(t *testing.T) {
 	}
 	got := figuretest.Short(t, "bench-dataplane", run,
 		"plain_crr_cpu_us_10", "nft_crr_cpu_ratio_10", "nft_crr_cpu_ratio_200", "program_200_seconds_nft", "event_to_packet_p99_ms", "api_to_packet_p99_ms",
-		"agent_rss_mb_200", "agent_cpu_percent_200_churn", "restart_connections", "restart_to_change_ms")
+		"agent_rss_mb_200", "agent_cpu_percent_200_churn", "restart_connections", "restart_to_change_ms",
+		"iptables_nft_program_200_seconds", "userspace_gbits", "userspace_plain_proxy_gbits")
 	// The rest depends on the machine; this never does.
 	if v := got["restart_failed_connections"]; v != 0.0 {
 		t.Errorf("%v connections failed in restarts: %v", v, got["notes"])
@@ -27,7 +28,7 @@ func TestShortFormMeasures(t *testing.T) {
 
 // The test binary is the program that measures, too.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == insideCommand {
+	if len(os.Args) > 1 && (os.Args[1] == insideCommand || os.Args[1] == plainCommand) {
 		main()
 		return
 	}

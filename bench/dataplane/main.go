@@ -57,6 +57,7 @@ type plan struct {
 	connections       int // of each round
 	changes           int // of one endpoint, that are timed
 	churn, idle, look time.Duration
+	stream            time.Duration // how long each sends
 	restarts, clients int
 }
 
@@ -110,6 +111,7 @@ func parse(args []string) (*plan, error) {
 	f.IntVar(&p.changes, "changes", 200, "how many changes of an endpoint are timed; the peer gets less where it is slow")
 	f.DurationVar(&p.churn, "churn", 20*time.Second, "how long changes come at 100 a second; the peer gets twice that where it is slow")
 	f.DurationVar(&p.idle, "idle", 15*time.Second, "how long an agent is left alone before its memory is read")
+	f.DurationVar(&p.stream, "stream", 2*time.Second, "how long a stream is sent, seven times each way")
 	f.IntVar(&p.restarts, "restarts", 10, "how often each is killed and started again under connections")
 	f.DurationVar(&p.look, "look", time.Second, "how long servers must be quiet, three times, before a measurement begins")
 	brief := f.Bool("short", false, "ours and plain routing with few Services, to see that the measurement works")
@@ -144,7 +146,7 @@ func abridge(f *flag.FlagSet) error {
 	given := map[string]bool{}
 	f.Visit(func(one *flag.Flag) { given[one.Name] = true })
 	for name, value := range map[string]string{
-		"services": "10,200", "rounds": "1", "crr-rounds": "5", "connections": "300", "changes": "20", "churn": "1s", "idle": "1s", "look": "200ms", "restarts": "2",
+		"services": "10,200", "rounds": "1", "crr-rounds": "5", "connections": "300", "changes": "20", "churn": "1s", "idle": "1s", "look": "200ms", "stream": "100ms", "restarts": "2",
 	} {
 		if given[name] {
 			continue

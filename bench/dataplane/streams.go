@@ -26,7 +26,6 @@ const (
 	streamNodePort        = 30900
 
 	streamRounds = 7
-	streamTime   = 2 * time.Second
 	streamBuffer = 256 << 10
 )
 
@@ -47,7 +46,7 @@ type way struct {
 // within one host. A node port's route is by the loopback link, as the plain proxy's is. A
 // cluster IP's is by portico0, whose MTU is 1500: beside it the plain proxy is reached by
 // a route as narrow. What translating costs is in ours alone.
-func (w *world) streams(ctx context.Context, r *running, into *results) error {
+func (w *world) streams(ctx context.Context, r *running, length time.Duration, into *results) error {
 	host, sinkAt := r.site.node, netip.AddrPortFrom(r.site.address, streamPort)
 	stop, err := holdOpen(host, sinkAt.String())
 	if err != nil {
@@ -81,7 +80,7 @@ func (w *world) streams(ctx context.Context, r *running, into *results) error {
 	}
 	for range streamRounds {
 		for _, way := range ways {
-			if err := way.measure(ctx, host, into); err != nil {
+			if err := way.measure(ctx, host, length, into); err != nil {
 				return err
 			}
 		}
@@ -89,8 +88,8 @@ func (w *world) streams(ctx context.Context, r *running, into *results) error {
 	return nil
 }
 
-// measure sends once.
-func (o way) measure(ctx context.Context, h *network.Host, into *results) error {
+// measure sends once, for length.
+func (o way) measure(ctx context.Context, h *network.Host, length time.Duration, into *results) error {
 	var before, after process.Times
 	var err error
 	if o.proxy != nil {
@@ -98,7 +97,7 @@ func (o way) measure(ctx context.Context, h *network.Host, into *results) error 
 			return err
 		}
 	}
-	sent, took, err := stream(ctx, h, o.to)
+	sent, took, err := stream(ctx, h, o.to, length)
 	if err != nil {
 		return err
 	}
@@ -142,14 +141,14 @@ func (w *world) launchPlain(h *network.Host, to netip.AddrPort) (*process.Proces
 }
 
 // stream sends for a while, and tells how much.
-func stream(ctx context.Context, h *network.Host, to netip.AddrPort) (sent int64, took time.Duration, err error) {
+func stream(ctx context.Context, h *network.Host, to netip.AddrPort, length time.Duration) (sent int64, took time.Duration, err error) {
 	c, err := connect(ctx, h, to)
 	if err != nil {
 		return 0, 0, err
 	}
 	defer c.Close()
 	buffer, began := make([]byte, streamBuffer), time.Now()
-	for time.Since(began) < streamTime {
+	for time.Since(began) < length {
 		n, err := c.Write(buffer)
 		if err != nil {
 			return 0, 0, fmt.Errorf("send to %s: %w", to, err)

@@ -79,7 +79,7 @@ func (p *plan) inUserspace(ctx context.Context, w *world, size int, into *result
 	if size != p.latencySizes[0] {
 		return nil
 	}
-	if err := w.streams(ctx, r, into); err != nil {
+	if err := w.streams(ctx, r, p.stream, into); err != nil {
 		return fmt.Errorf("measure streams: %w", err)
 	}
 	if err := w.idle(ctx, r, p.idle, into); err != nil {
