@@ -11,7 +11,7 @@ import (
 // unitKeys are what a unit file of ours may say, by section (systemd.unit(5),
 // systemd.service(5), systemd.exec(5), systemd.kill(5)).
 var unitKeys = map[string][]string{
-	"Unit":    {"Description", "Wants", "After"},
+	"Unit":    {"Description", "Wants", "After", "StartLimitIntervalSec"},
 	"Service": {"Type", "EnvironmentFile", "ExecStart", "KillMode", "Restart", "RestartSec", "LimitNOFILE"},
 	"Install": {"WantedBy"},
 }
