@@ -3,6 +3,7 @@ package routing
 import (
 	"cmp"
 	"fmt"
+	"iter"
 	"net/netip"
 	"slices"
 	"strings"
@@ -155,6 +156,34 @@ type Frontend struct {
 	Affinity     time.Duration  // 0: none
 	Scheduler    string         // of IPVS; "": the data plane's own choice
 	SourceRanges []netip.Prefix // who may use a load-balancer address; empty: everybody
+}
+
+// Serves reports whether any origin's packets lead to a backend; a frontend that isn't there
+// (nil) leads none.
+func (f *Frontend) Serves() bool {
+	return f != nil && slices.ContainsFunc(f.Verdicts[:], Verdict.Serves)
+}
+
+// Backends gives all that the frontend knows, in whatever state and also those that get
+// nothing; some of them twice. Nobody may change them. Without sets there are none, nor of nil.
+func (f *Frontend) Backends() iter.Seq[*Backend] {
+	return func(yield func(*Backend) bool) {
+		if f == nil || f.Sets == nil {
+			return
+		}
+		for _, set := range [...][]Backend{f.Cluster, f.Local} {
+			for i := range set {
+				if !yield(&set[i]) {
+					return
+				}
+			}
+		}
+		for i := range f.LeftOut {
+			if !yield(&f.LeftOut[i].Backend) {
+				return
+			}
+		}
+	}
 }
 
 // Equal compares by value.

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
 
 	"portico.dev/portico/internal/core/routing"
 	"portico.dev/portico/internal/dataplane"
+	"portico.dev/portico/internal/dataplane/tracked"
 )
 
 // DefaultMasqueradeBit is kube-proxy's (--iptables-masquerade-bit).
@@ -44,7 +46,7 @@ type Backend struct {
 	watch    *watcher
 	families [2]*family // nil: unknown, a Sync must read what is there
 	last     [2]*family // as they were known last, for flows
-	flows    *flows
+	flows    *tracked.Changes
 }
 
 var _ dataplane.Backend = (*Backend)(nil)
@@ -63,7 +65,7 @@ func New(cfg Config) (*Backend, error) {
 	if cfg.MasqueradeBit < 0 || cfg.MasqueradeBit > 31 {
 		return nil, fmt.Errorf("iptables data plane: the masquerade bit %d is not one of a mark's, 0 to 31", cfg.MasqueradeBit)
 	}
-	b := &Backend{cfg: cfg, log: cfg.Logger, flows: newFlows()}
+	b := &Backend{cfg: cfg, log: cfg.Logger, flows: tracked.NewChanges()}
 	if err := b.open(); err != nil {
 		return nil, fmt.Errorf("iptables data plane: %w", err)
 	}
@@ -160,10 +162,21 @@ func (b *Backend) Sync(ctx context.Context, state dataplane.State) error {
 		f.took(updates)
 		now[i], changed = f, changed+len(updates)
 	}
-	b.flows.replaced(b.last, now)
+	b.flows.Replaced(frontendsOf(b.last), frontendsOf(now))
 	b.families, b.last = now, now
 	b.log.Info("The kernel has every Service", "frontends", len(state.Frontends), "changed", changed, "took", time.Since(begun).Round(time.Microsecond))
 	return nil
+}
+
+// frontendsOf gives those of both families; none where they aren't known.
+func frontendsOf(families [2]*family) map[routing.Key]*routing.Frontend {
+	out := map[routing.Key]*routing.Frontend{}
+	for _, f := range families {
+		if f != nil {
+			maps.Copy(out, f.frontends)
+		}
+	}
+	return out
 }
 
 // Apply implements dataplane.Backend. Each table changes at once.
@@ -171,13 +184,13 @@ func (b *Backend) Apply(ctx context.Context, change routing.Change) error {
 	return b.change(ctx, func(f *family) {
 		for _, key := range change.Removed {
 			if key.Addr.Is6() == f.v6 {
-				b.flows.changed(f.frontends[key], nil)
+				b.flows.Changed(f.frontends[key], nil)
 				f.put(key, nil)
 			}
 		}
 		for _, fe := range change.Set {
 			if fe.Addr.Is6() == f.v6 {
-				b.flows.changed(f.frontends[fe.Key], fe)
+				b.flows.Changed(f.frontends[fe.Key], fe)
 				f.put(fe.Key, fe)
 			}
 		}
@@ -223,7 +236,15 @@ func (b *Backend) Finish(context.Context) error {
 	if b.families[0] == nil {
 		return errUnknown
 	}
-	if err := b.cfg.Enter(func() error { return b.flows.end(b.families) }); err != nil {
+	of := func(a netip.Addr) *family {
+		if a.Is6() {
+			return b.families[1]
+		}
+		return b.families[0]
+	}
+	get := func(k routing.Key) *routing.Frontend { return of(k.Addr).frontends[k] }
+	node := func(a netip.Addr) bool { return of(a).isNode(a) }
+	if err := b.cfg.Enter(func() error { return b.flows.End(b.flows.Ended(), get, node) }); err != nil {
 		return fmt.Errorf("iptables data plane: end flows that lead nowhere: %w", err)
 	}
 	return nil

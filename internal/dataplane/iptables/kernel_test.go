@@ -345,7 +345,7 @@ func TestLocked(t *testing.T) {
 			t.Fatal(err)
 		}
 		synced(t, b, wanted)
-		if !b.flows.left[gone.Key] {
+		if !b.flows.Left(gone.Key) {
 			t.Error("flows of a frontend that left meanwhile go on")
 		}
 	})

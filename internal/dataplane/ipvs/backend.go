@@ -17,6 +17,7 @@ import (
 	"portico.dev/portico/internal/core/catalog"
 	"portico.dev/portico/internal/core/routing"
 	"portico.dev/portico/internal/dataplane"
+	"portico.dev/portico/internal/dataplane/tracked"
 )
 
 // Config is what the data plane must know of the node's network.
@@ -55,12 +56,12 @@ type Backend struct {
 	mu       sync.Mutex // guards the following
 	servers  *servers
 	services []netip.Prefix
-	plan     *planner     // nil: what the kernel holds is unknown until the next Sync
-	facts    map[fact]int // with how many Service ports need each
-	leaving  map[key]bool // virtual servers that are nobody's and have connections
-	fresh    map[key]bool // those in freshSet
-	flows    *flows
-	changes  uint64 // counts what we did
+	plan     *planner         // nil: what the kernel holds is unknown until the next Sync
+	facts    map[fact]int     // with how many Service ports need each
+	leaving  map[key]bool     // virtual servers that are nobody's and have connections
+	fresh    map[key]bool     // those in freshSet
+	flows    *tracked.Changes // IPVS forgets a connection with its backend, but conntrack goes on leading it
+	changes  uint64           // counts what we did
 }
 
 var _ dataplane.Backend = (*Backend)(nil)
@@ -95,7 +96,7 @@ func prepare(cfg Config) (*Backend, error) {
 	if !slices.Contains(catalog.Schedulers(), cfg.Scheduler) {
 		return nil, fmt.Errorf("ipvs data plane: the scheduler %q is unknown; choose one of %s", cfg.Scheduler, strings.Join(catalog.Schedulers(), ", "))
 	}
-	b := &Backend{cfg: cfg, log: cfg.Logger, done: make(chan struct{}), fresh: map[key]bool{}, flows: newFlows()}
+	b := &Backend{cfg: cfg, log: cfg.Logger, done: make(chan struct{}), fresh: map[key]bool{}, flows: tracked.NewChanges()}
 	if err := cfg.Enter(b.open); err != nil {
 		return nil, errors.Join(fmt.Errorf("ipvs data plane: %w", err), b.Close())
 	}
@@ -214,7 +215,7 @@ func (b *Backend) sync(state *dataplane.State, before *planner) error {
 	if before != nil {
 		known = before.frontends
 	}
-	b.flows.replaced(known, s.plan.frontends)
+	b.flows.Replaced(known, s.plan.frontends)
 	b.plan, b.facts, b.leaving = s.plan, s.facts, s.leaving
 	return nil
 }
@@ -269,11 +270,11 @@ func (b *Backend) Apply(_ context.Context, change routing.Change) error {
 	}
 	return b.change(ports, func() {
 		for _, k := range change.Removed {
-			b.flows.changed(b.plan.frontends[k], nil)
+			b.flows.Changed(b.plan.frontends[k], nil)
 			b.plan.put(k, nil)
 		}
 		for _, f := range change.Set {
-			b.flows.changed(b.plan.frontends[f.Key], f)
+			b.flows.Changed(b.plan.frontends[f.Key], f)
 			b.plan.put(f.Key, f)
 		}
 	})
@@ -303,7 +304,7 @@ func (b *Backend) Finish(context.Context) error {
 	if b.plan == nil {
 		return errUnknown
 	}
-	ended := b.flows.ended()
+	ended := b.flows.Ended()
 	if len(ended) > 0 {
 		b.changes++
 		for k, s := range b.servers.held {
@@ -317,8 +318,9 @@ func (b *Backend) Finish(context.Context) error {
 			}
 		}
 	}
-	frontends, nodes := b.plan.frontends, b.plan.nodes
-	if err := b.cfg.Enter(func() error { return b.flows.end(ended, frontends, nodes) }); err != nil {
+	get := func(k routing.Key) *routing.Frontend { return b.plan.frontends[k] }
+	node := func(a netip.Addr) bool { return slices.Contains(b.plan.nodes, a) }
+	if err := b.cfg.Enter(func() error { return b.flows.End(ended, get, node) }); err != nil {
 		return fmt.Errorf("ipvs data plane: end flows that lead nowhere: %w", err)
 	}
 	return b.forgotten()

@@ -106,11 +106,11 @@ func (k *kernel) end(old, f *routing.Frontend) {
 		if old == nil || old.Sets == f.Sets {
 			continue
 		}
-		eachBackend(old, func(b *routing.Backend) {
+		for b := range old.Backends() {
 			if b.Terminating && !knows(f, b.AddrPort) && len(n.waiting) < maxEnded {
 				n.waiting = append(n.waiting, ended{d.Addr(), b.AddrPort})
 			}
-		})
+		}
 	}
 }
 

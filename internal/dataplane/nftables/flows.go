@@ -34,18 +34,17 @@ func (b *Backend) doubtUDP(change routing.Change) {
 	}
 }
 
-func serves(f *routing.Frontend) bool {
-	return f != nil && slices.ContainsFunc(f.Verdicts[:], routing.Verdict.Serves)
-}
-
 // loses reports whether a backend that may have flows loses them by the change.
 func loses(old, f *routing.Frontend) bool {
-	if old.Sets == f.Sets && serves(old) == serves(f) {
+	if old.Sets == f.Sets && old.Serves() == f.Serves() {
 		return false
 	}
-	lost := false
-	eachBackend(old, func(b *routing.Backend) { lost = lost || !keeps(f, b.AddrPort) })
-	return lost
+	for b := range old.Backends() {
+		if !keeps(f, b.AddrPort) {
+			return true
+		}
+	}
+	return false
 }
 
 // keeps reports whether flows to a backend may go on: it is in a set, or it was
@@ -55,19 +54,7 @@ func keeps(f *routing.Frontend, backend netip.AddrPort) bool {
 		return true
 	}
 	b := leftOut(f, backend)
-	return b != nil && (b.Serving || !serves(f))
-}
-
-// eachBackend calls do for all that a frontend knows of, some twice.
-func eachBackend(f *routing.Frontend, do func(*routing.Backend)) {
-	for _, set := range [][]routing.Backend{f.Cluster, f.Local} {
-		for i := range set {
-			do(&set[i])
-		}
-	}
-	for i := range f.LeftOut {
-		do(&f.LeftOut[i].Backend)
-	}
+	return b != nil && (b.Serving || !f.Serves())
 }
 
 // inSets and leftOut search what routing has sorted: a Service may have thousands

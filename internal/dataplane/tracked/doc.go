@@ -2,6 +2,6 @@
 // kernel tracks.
 //
 // In: the flows of conntrack in the network namespace of the calling thread. Out: numbers of
-// connections by frontend, and deletions of the flows that a back end calls stale. It never
-// decides which those are, and never touches rules.
+// connections by frontend, and deletions of the flows that a back end calls stale. Changes
+// decides which those are for back ends that the kernel tells no more. Rules are never touched.
 package tracked

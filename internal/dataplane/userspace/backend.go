@@ -295,7 +295,7 @@ func (b *Backend) turnOf(f *routing.Frontend) *turn {
 func (b *Backend) count(f *routing.Frontend, by int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for one := range backends(f) {
+	for one := range f.Backends() {
 		if b.pods[one.Addr()] += by; b.pods[one.Addr()] == 0 {
 			delete(b.pods, one.Addr())
 		}

@@ -203,14 +203,10 @@ func (d *doors) listener(key routing.Key) *front {
 		f = d.b.fronts[routing.Key{Addr: unspecified(key.Addr), Protocol: key.Protocol, Port: key.Port}]
 	}
 	// Where nobody is served the kernel refuses for us: nothing listens (DP-09).
-	if f == nil || !d.b.own[key.Addr] || f.get().Kind == routing.ClusterIP || !serves(f.get()) {
+	if f == nil || !d.b.own[key.Addr] || f.get().Kind == routing.ClusterIP || !f.get().Serves() {
 		return nil
 	}
 	return f
-}
-
-func serves(f *routing.Frontend) bool {
-	return slices.ContainsFunc(f.Verdicts[:], routing.Verdict.Serves)
 }
 
 // settle opens or closes the socket of one address and port, as it should be. mu is held.

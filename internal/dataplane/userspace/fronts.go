@@ -2,7 +2,6 @@ package userspace
 
 import (
 	"hash/fnv"
-	"iter"
 	"net/netip"
 	"sync"
 	"time"
@@ -166,7 +165,7 @@ const tries = 5
 // another serves (DP-13).
 func uses(f *routing.Frontend, backend netip.AddrPort) bool {
 	known, others := false, false
-	for b := range backends(f) {
+	for b := range f.Backends() {
 		if b.AddrPort == backend {
 			if b.Serving {
 				return true
@@ -178,22 +177,4 @@ func uses(f *routing.Frontend, backend netip.AddrPort) bool {
 		others = others || len(f.Of(v.Action)) > 0
 	}
 	return known && !others
-}
-
-// backends gives all of a frontend's, in whatever state; some of them more than once.
-func backends(f *routing.Frontend) iter.Seq[*routing.Backend] {
-	return func(yield func(*routing.Backend) bool) {
-		for _, set := range [][]routing.Backend{f.Cluster, f.Local} {
-			for i := range set {
-				if !yield(&set[i]) {
-					return
-				}
-			}
-		}
-		for i := range f.LeftOut {
-			if !yield(&f.LeftOut[i].Backend) {
-				return
-			}
-		}
-	}
 }

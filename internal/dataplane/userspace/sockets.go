@@ -180,7 +180,7 @@ func (r *DirectReader) Verify(ctx context.Context, _ dataplane.Site, state datap
 	}
 	var words []string
 	for _, f := range state.Frontends {
-		if f.Kind == routing.ClusterIP || !serves(f) || f.Protocol != protocolTCP && f.Protocol != protocolUDP {
+		if f.Kind == routing.ClusterIP || !f.Serves() || f.Protocol != protocolTCP && f.Protocol != protocolUDP {
 			continue
 		}
 		at := []netip.Addr{f.Addr}

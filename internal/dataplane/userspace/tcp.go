@@ -240,7 +240,7 @@ func (b *Backend) forget(s *session) {
 func (b *Backend) endSessions(before *routing.Frontend) {
 	var lost []*session
 	b.mu.Lock()
-	for one := range backends(before) {
+	for one := range before.Backends() {
 		if !one.Terminating || b.pods[one.Addr()] > 0 {
 			continue
 		}

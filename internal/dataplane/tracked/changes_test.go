@@ -1,4 +1,4 @@
-package iptables
+package tracked
 
 import (
 	"net/netip"
@@ -14,27 +14,27 @@ import (
 // DP-13: datagrams of a frontend that is gone lead nowhere, also when a whole new state says
 // so.
 func TestFlowsOfReplacedState(t *testing.T) {
-	f := frontend(1, routing.ClusterIP, backendsOf(1, 10)...)
-	f.Protocol = catalog.UDP
-	var before, now [2]*family
-	for i, v6 := range []bool{false, true} {
-		before[i], now[i] = newFamily(v6, &Config{}), newFamily(v6, &Config{})
+	backend := netip.MustParseAddrPort("10.245.0.10:8080")
+	f := &routing.Frontend{
+		Key:  routing.Key{Addr: netip.MustParseAddr("10.96.0.1"), Protocol: catalog.UDP, Port: 80},
+		Sets: &routing.Sets{Cluster: []routing.Backend{{AddrPort: backend, Ready: true, Serving: true}}},
 	}
-	before[0].frontends[f.Key] = f
+	before, now := map[routing.Key]*routing.Frontend{f.Key: f}, map[routing.Key]*routing.Frontend{}
 	var flow conntrack.Flow
-	backend := f.Cluster[0].AddrPort
 	flow.TupleOrig.IP.DestinationAddress, flow.TupleReply.IP.SourceAddress = f.Addr, backend.Addr()
 	flow.TupleOrig.Proto = conntrack.ProtoTuple{Protocol: unix.IPPROTO_UDP, DestinationPort: f.Port}
 	flow.TupleReply.Proto = conntrack.ProtoTuple{Protocol: unix.IPPROTO_UDP, SourcePort: backend.Port()}
 
-	w := newFlows()
-	w.replaced([2]*family{}, before)
-	ended := map[netip.AddrPort]bool{}
-	if w.stale(&flow, before, ended) {
+	c := NewChanges()
+	stale := func(in map[routing.Key]*routing.Frontend) bool {
+		return c.stale(&flow, nil, func(k routing.Key) *routing.Frontend { return in[k] }, func(netip.Addr) bool { return false })
+	}
+	c.Replaced(nil, before)
+	if stale(before) {
 		t.Error("a flow to a backend that serves is stale")
 	}
-	w.replaced(before, now)
-	if !w.stale(&flow, now, ended) {
+	c.Replaced(before, now)
+	if !stale(now) {
 		t.Error("a flow of a frontend that is gone goes on")
 	}
 }
