@@ -26,6 +26,17 @@ const maxTxnOps = 2048
 // snapshotCount is after how many transactions the log in memory is cut: a few megabytes.
 const snapshotCount = 2000
 
+// When the database is committed at the latest: after a time, so many operations, or bytes. A
+// transaction that meets a commit waits for its two syncs; at etcd's default of 100 ms
+// that is one in twenty. What was acknowledged is safe before: a start reads it from the
+// log. What bounds the time is what a start has to read, the operations bound a buffer that
+// some reads copy, and the bytes must fit into what reserve has allotted.
+const (
+	commitEvery = 5 * time.Second
+	commitOps   = 1000
+	commitBytes = 8 * mebibyte
+)
+
 // quotaBytes is how large the database may grow; etcd's own advice is 8 GiB at most.
 const quotaBytes = 8 << 30
 
@@ -47,12 +58,15 @@ type Embedded struct {
 }
 
 // settings are those that tests make small.
-type settings struct{ quota int64 }
+type settings struct {
+	quota       int64
+	commitEvery time.Duration
+}
 
 // StartEmbedded opens (or makes) the store in dir and waits until it can serve.
 // The folder belongs to this process alone while it is open.
 func StartEmbedded(ctx context.Context, dir string, logger *slog.Logger) (*Embedded, error) {
-	return startEmbedded(ctx, dir, logger, settings{quota: quotaBytes})
+	return startEmbedded(ctx, dir, logger, settings{quota: quotaBytes, commitEvery: commitEvery})
 }
 
 func startEmbedded(ctx context.Context, dir string, logger *slog.Logger, set settings) (*Embedded, error) {
@@ -60,7 +74,7 @@ func startEmbedded(ctx context.Context, dir string, logger *slog.Logger, set set
 		return nil, fmt.Errorf("make the store's folder: %w", err)
 	}
 	e := &Embedded{space: &space{
-		dir: dir, logger: logger, quota: set.quota, poke: make(chan struct{}, 1),
+		dir: dir, logger: logger, quota: set.quota, poke: make(chan struct{}, 1), commit: make(chan struct{}, 1),
 		statfs: func() int64 { return freeBytes(dir) },
 	}}
 	if err := e.space.checkStart(); err != nil {
@@ -83,6 +97,7 @@ func startEmbedded(ctx context.Context, dir string, logger *slog.Logger, set set
 	// The log of the last transactions stays in memory, for followers to catch up. One
 	// member has none; a snapshot, which shortens the log, is some small writes.
 	cfg.SnapshotCount, cfg.SnapshotCatchUpEntries = snapshotCount, 1
+	cfg.BackendBatchInterval, cfg.BackendBatchLimit = set.commitEvery, commitOps
 	// One member elects itself; the defaults make it wait a second for others.
 	cfg.TickMs, cfg.ElectionMs = 10, 100
 	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.New(slogCore{logger.With("part", "etcd")}))
@@ -114,8 +129,21 @@ func startEmbedded(ctx context.Context, dir string, logger *slog.Logger, set set
 	maintain, stop := context.WithCancel(context.WithoutCancel(ctx))
 	e.stop = stop
 	e.group.Go(func() { (&maintenance{e: e}).run(maintain, time.Now) })
+	e.group.Go(func() { e.commitLarge(maintain) })
 	etcdfeature.DefaultFeatureSupportChecker.CheckClient(ctx, inProcess{first.Client}, storage.RequestWatchProgress)
 	return e, nil
+}
+
+// commitLarge commits the database, until ctx ends, when large writes came.
+func (e *Embedded) commitLarge(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-e.space.commit:
+			e.server.Server.Backend().ForceCommit()
+		}
+	}
 }
 
 // Client makes one more in-process client; Close ends them all.

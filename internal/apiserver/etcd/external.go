@@ -85,7 +85,7 @@ func OpenExternal(ctx context.Context, config ExternalConfig) (*External, error)
 }
 
 // always lets every write go on: whether there is room is the cluster's to say.
-func always(bool) error { return nil }
+func always(int) error { return nil }
 
 // Client makes one more client: streams of its own over the shared connections.
 func (e *External) Client() (*kubernetes.Client, error) {

@@ -22,7 +22,7 @@ const smallQuota = 64*mebibyte + quotaReserve
 
 func startSmall(t *testing.T) (*Embedded, *clientv3.Client) {
 	t.Helper()
-	return startWith(t, settings{quota: smallQuota})
+	return startWith(t, settings{quota: smallQuota, commitEvery: commitEvery})
 }
 
 func startWith(t *testing.T, set settings) (*Embedded, *clientv3.Client) {
@@ -109,7 +109,8 @@ func TestFullOfObjects(t *testing.T) {
 
 // etcd's own alarm, which only writes that pass by the guard can raise, goes away too.
 func TestAlarm(t *testing.T) {
-	e, c := startSmall(t)
+	// etcd knows of its size what was committed.
+	e, c := startWith(t, settings{quota: smallQuota, commitEvery: 100 * time.Millisecond})
 	raw := v3client.New(e.server.Server)
 	defer raw.Close()
 	keys, err := fill(t, raw.KV, func(i int) string { return fmt.Sprint("object", i) })
@@ -133,7 +134,7 @@ func TestAlarm(t *testing.T) {
 // The file is made smaller when most of it is free and few would wait; old revisions go
 // after five minutes, and not before.
 func TestMaintenance(t *testing.T) {
-	e, c := startWith(t, settings{quota: quotaBytes})
+	e, c := startWith(t, settings{quota: quotaBytes, commitEvery: commitEvery})
 	m := &maintenance{e: e}
 	now := time.Now()
 	step := func(after time.Duration) {
@@ -185,10 +186,10 @@ func TestSpace(t *testing.T) {
 		{-1, true, true, true}, // unknown
 	} {
 		free = c.free
-		if got := s.allow(true) == nil; got != c.put {
+		if got := s.allow(1) == nil; got != c.put {
 			t.Errorf("%d free: puts are let through: %v", c.free, got)
 		}
-		if got := s.allow(false) == nil; got != c.del {
+		if got := s.allow(0) == nil; got != c.del {
 			t.Errorf("%d free: deletes are let through: %v", c.free, got)
 		}
 		if got := s.checkStart() == nil; got != c.start {
@@ -196,7 +197,7 @@ func TestSpace(t *testing.T) {
 		}
 	}
 	free = lowWater - 3*mebibyte
-	if err := s.allow(true); err == nil || err.Error() != "no space left in d: free 3 MB, then writes go on by themselves" {
+	if err := s.allow(1); err == nil || err.Error() != "no space left in d: free 3 MB, then writes go on by themselves" {
 		t.Errorf("it says: %v", err)
 	}
 }

@@ -2,7 +2,6 @@ package etcd
 
 import (
 	"context"
-	"slices"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -18,8 +17,8 @@ const (
 	readTimeout = 30 * time.Second
 )
 
-// allow says whether a write may go on; grows tells those that add to the store.
-type allow func(grows bool) error
+// allow says whether a write may go on that adds so many bytes to the store; 0: it deletes.
+type allow func(adds int) error
 
 // guardedKV bounds calls in time, asks before writes, and explains refusals.
 type guardedKV struct {
@@ -35,7 +34,7 @@ func (g guardedKV) Get(ctx context.Context, key string, opts ...clientv3.OpOptio
 }
 
 func (g guardedKV) Put(ctx context.Context, key, value string, opts ...clientv3.OpOption) (*clientv3.PutResponse, error) {
-	if err := g.allow(true); err != nil {
+	if err := g.allow(len(key) + len(value)); err != nil {
 		return nil, err
 	}
 	bounded, cancel := context.WithTimeout(ctx, writeTimeout)
@@ -45,7 +44,7 @@ func (g guardedKV) Put(ctx context.Context, key, value string, opts ...clientv3.
 }
 
 func (g guardedKV) Delete(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.DeleteResponse, error) {
-	if err := g.allow(false); err != nil {
+	if err := g.allow(0); err != nil {
 		return nil, err
 	}
 	bounded, cancel := context.WithTimeout(ctx, writeTimeout)
@@ -66,7 +65,7 @@ type guardedTxn struct {
 	cancel context.CancelFunc
 	allow  allow
 	writes bool
-	grows  bool
+	adds   int // bytes
 }
 
 func (t *guardedTxn) If(conditions ...clientv3.Cmp) clientv3.Txn {
@@ -87,20 +86,27 @@ func (t *guardedTxn) Else(ops ...clientv3.Op) clientv3.Txn {
 }
 
 func (t *guardedTxn) look(ops []clientv3.Op) {
-	t.grows = t.grows || slices.ContainsFunc(ops, clientv3.Op.IsPut)
-	t.writes = t.grows || t.writes || slices.ContainsFunc(ops, clientv3.Op.IsDelete)
+	for _, op := range ops {
+		if op.IsPut() {
+			t.adds += len(op.KeyBytes()) + len(op.ValueBytes())
+		}
+		t.writes = t.writes || op.IsPut() || op.IsDelete()
+	}
 }
 
 func (t *guardedTxn) Commit() (*clientv3.TxnResponse, error) {
 	defer t.cancel()
 	if t.writes {
-		if err := t.allow(t.grows); err != nil {
+		if err := t.allow(t.adds); err != nil {
 			return nil, err
 		}
 	}
 	resp, err := t.Txn.Commit()
 	return resp, explain(t.ctx, err, t.writes)
 }
+
+// leaseBytes is what a lease takes in the store, about.
+const leaseBytes = 64
 
 // guardedLease asks before it makes a lease, with which events are written.
 type guardedLease struct {
@@ -109,7 +115,7 @@ type guardedLease struct {
 }
 
 func (g guardedLease) Grant(ctx context.Context, ttl int64) (*clientv3.LeaseGrantResponse, error) {
-	if err := g.allow(true); err != nil {
+	if err := g.allow(leaseBytes); err != nil {
 		return nil, err
 	}
 	resp, err := g.Lease.Grant(ctx, ttl)

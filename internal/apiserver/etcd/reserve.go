@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// dbAhead is how far ahead the database has its blocks: more than one batch of writes
-// (100 ms) fills, so that all that was let through can be committed even when somebody
+// dbAhead is how far ahead the database has its blocks: more than the writes between
+// two commits fill (commitBytes), so that all that was let through can be committed even when somebody
 // else takes the last block of the file system at that moment. bbolt makes its file
 // longer without blocks (a hole), and etcd ends the process when writing there fails.
 const dbAhead = 32 * mebibyte

@@ -35,9 +35,11 @@ type space struct {
 	size   func() int64        // of the database's file
 	statfs func() (free int64) // -1: can't be known
 	poke   chan struct{}       // wakes the maintenance
+	commit chan struct{}       // wakes who has the database committed
 
 	refuses  atomic.Bool  // for one log line at each change
 	reserved atomic.Int64 // up to which size the database has its blocks
+	added    atomic.Int64 // bytes that were let through since a commit was asked for last
 }
 
 // freeBytes is what a file system has left for this user.
@@ -53,8 +55,9 @@ func freeBytes(dir string) int64 {
 }
 
 // allow is asked before each write; a statfs costs a microsecond.
-func (s *space) allow(grows bool) error {
+func (s *space) allow(adds int) error {
 	var err error
+	grows := adds > 0
 	free := s.statfs()
 	switch {
 	case free >= 0 && free < deadWater, free >= 0 && free < lowWater && grows:
@@ -67,6 +70,10 @@ func (s *space) allow(grows bool) error {
 	if err == nil && s.size() > s.reserved.Load()-dbAhead/2 {
 		s.wake()
 	}
+	if err == nil && s.added.Add(int64(adds)) >= commitBytes {
+		s.added.Store(0)
+		knock(s.commit)
+	}
 	if s.refuses.CompareAndSwap(err == nil, err != nil) {
 		if err != nil {
 			s.logger.Error("The store takes no writes", "reason", err)
@@ -77,9 +84,12 @@ func (s *space) allow(grows bool) error {
 	return err
 }
 
-func (s *space) wake() {
+func (s *space) wake() { knock(s.poke) }
+
+// knock wakes who listens at a channel with room for one.
+func knock(door chan<- struct{}) {
 	select {
-	case s.poke <- struct{}{}:
+	case door <- struct{}{}:
 	default: // it is awake already
 	}
 }
