@@ -17,6 +17,8 @@ import (
 
 	"portico.dev/portico/internal/apiserver/admissionchain"
 	"portico.dev/portico/internal/apiserver/etcd"
+	"portico.dev/portico/internal/apiserver/kinds"
+	"portico.dev/portico/internal/apiserver/registry"
 )
 
 // useAdmission puts the plugins in their order: what needs no look at the object first,
@@ -27,12 +29,12 @@ func (s *Server) useAdmission(ctx context.Context, config *genericapiserver.Reco
 		return fmt.Errorf("make the client of policies' parameters: %w", err)
 	}
 	var prefixes []string
-	for _, p := range admissionPrefixes {
+	for _, p := range kinds.AdmissionPrefixes {
 		prefixes = append(prefixes, etcd.Prefix+p)
 	}
 	s.hooks, err = admissionchain.NewHooks(ctx, admissionchain.Config{
 		Kube: kube, Dynamic: plainClient, Informers: config.SharedInformerFactory, Decides: config.Authorization.Authorizer,
-		Version: config.EffectiveVersion, Resolver: rc.resolver, Store: rc.claims.Client, Prefixes: prefixes, Log: s.config.Logger,
+		Version: config.EffectiveVersion, Resolver: rc.resolver, Store: rc.Claims.Client, Prefixes: prefixes, Log: s.config.Logger,
 	})
 	if err != nil {
 		return err
@@ -43,7 +45,7 @@ func (s *Server) useAdmission(ctx context.Context, config *genericapiserver.Reco
 }
 
 // resolveWith lets webhooks be found through our own registries.
-func resolveWith(r *admissionchain.Resolver, s storages) error {
+func resolveWith(r *admissionchain.Resolver, s registry.Set) error {
 	services, ok1 := s[corev1.SchemeGroupVersion]["services"].(rest.Getter)
 	slices, ok2 := s[discoveryv1.SchemeGroupVersion]["endpointslices"].(rest.Lister)
 	if !ok1 || !ok2 {

@@ -34,6 +34,7 @@ import (
 	"portico.dev/portico/internal/apiserver/admissionchain"
 	"portico.dev/portico/internal/apiserver/claims"
 	"portico.dev/portico/internal/apiserver/etcd"
+	"portico.dev/portico/internal/apiserver/kinds"
 	"portico.dev/portico/internal/apiserver/noderestriction"
 	"portico.dev/portico/internal/apiserver/ownership"
 	"portico.dev/portico/internal/apiserver/signers"
@@ -57,36 +58,12 @@ const watchDrain = 2 * time.Second
 // assemble builds the servers from the end of their chain: custom resources, then
 // the built-in ones. What neither knows is answered 404.
 func (s *Server) assemble(ctx context.Context, rc registryConfig, check func(*http.Request) error) error {
-	// Each change would keep its own copy of the way to it in the cache's tree, for lists
-	// that are read in chunks: a sixth of the memory of many Services. Without, later
-	// chunks are read from the store, as before Kubernetes 1.34. And each key's size would
-	// be kept for priority and fairness, which isn't in use.
-	if err := utilfeature.DefaultMutableFeatureGate.SetFromMap(map[string]bool{
-		string(features.ListFromCacheSnapshot): false, string(features.SizeBasedListCostEstimate): false,
-	}); err != nil {
-		return fmt.Errorf("set up the watch caches: %w", err)
+	if err := slimWatchCaches(); err != nil {
+		return err
 	}
-	scheme := newScheme()
+	scheme := kinds.NewScheme()
 	codecs := serializer.NewCodecFactory(scheme)
-	services := storedServices(rc.claims, "services/specs", storageCodec(scheme, codecs, corev1.SchemeGroupVersion))
-	options := &etcd.Options{
-		Source: s.config.Store,
-		Codec: func(gr schema.GroupResource) runtime.Codec {
-			return storageCodec(scheme, codecs, scheme.PrioritizedVersionsForGroup(gr.Group)[0])
-		},
-		Wraps: map[schema.GroupResource]etcd.Wrap{
-			{Resource: "services"}:                                      claims.Wrap(servicePolicy(rc.pools, rc.mirror), s.config.Logger),
-			{Group: "networking.k8s.io", Resource: "servicecidrs"}:      claims.Wrap(serviceCIDRPolicy(rc.pools, rc.mirror), s.config.Logger),
-			{Group: "networking.k8s.io", Resource: "ipaddresses"}:       claims.Wrap(ipAddressPolicy(services, rc.pools), s.config.Logger),
-			{Group: "kubevirt.io", Resource: "virtualmachines"}:         claims.Wrap(guestPolicy(rc.guests, rc.mirror), s.config.Logger),
-			{Group: "kubevirt.io", Resource: "virtualmachineinstances"}: claims.Wrap(guestPolicy(rc.guests, rc.mirror), s.config.Logger),
-		},
-		Keys: map[schema.GroupResource]string{
-			{Resource: "services"}: "services/specs", {Resource: "endpoints"}: "services/endpoints", {Resource: "nodes"}: "minions",
-			{Resource: "replicationcontrollers"}: "controllers",
-		},
-		Uncached: uncached,
-	}
+	options := s.storeOptions(scheme, codecs, rc)
 	sec, err := newSecurity(s.config.SigningKey, s.config.ClusterDomain)
 	if err != nil {
 		return err
@@ -133,19 +110,63 @@ func (s *Server) assemble(ctx context.Context, rc registryConfig, check func(*ht
 	if err := installOpenAPI(main, custom, config); err != nil {
 		return err
 	}
+	if err := s.addHooks(main, config, kube, sec, followed); err != nil {
+		return err
+	}
+	s.ledger = claims.NewLedger(rc.Claims, options.Folder)
+	s.generic, s.serving = main, config.SecureServing
+	return nil
+}
+
+// slimWatchCaches leaves out of the library's watch caches what only costs memory here. Each
+// change would keep its own copy of the way to it in the cache's tree, for lists that are
+// read in chunks: a sixth of the memory of many Services. Without, later chunks are read from
+// the store, as before Kubernetes 1.34. And each key's size would be kept for priority and
+// fairness, which isn't in use.
+func slimWatchCaches() error {
+	if err := utilfeature.DefaultMutableFeatureGate.SetFromMap(map[string]bool{
+		string(features.ListFromCacheSnapshot): false, string(features.SizeBasedListCostEstimate): false,
+	}); err != nil {
+		return fmt.Errorf("set up the watch caches: %w", err)
+	}
+	return nil
+}
+
+// storeOptions says where and how each resource is stored, and what its objects claim.
+func (s *Server) storeOptions(scheme *runtime.Scheme, codecs serializer.CodecFactory, rc registryConfig) *etcd.Options {
+	services := storedServices(rc.Claims, "services/specs", kinds.StorageCodec(scheme, codecs, corev1.SchemeGroupVersion))
+	return &etcd.Options{
+		Source: s.config.Store,
+		Codec: func(gr schema.GroupResource) runtime.Codec {
+			return kinds.StorageCodec(scheme, codecs, scheme.PrioritizedVersionsForGroup(gr.Group)[0])
+		},
+		Wraps: map[schema.GroupResource]etcd.Wrap{
+			{Resource: "services"}:                                      claims.Wrap(kinds.ServicePolicy(rc.Pools, rc.mirror), s.config.Logger),
+			{Group: "networking.k8s.io", Resource: "servicecidrs"}:      claims.Wrap(serviceCIDRPolicy(rc.Pools, rc.mirror), s.config.Logger),
+			{Group: "networking.k8s.io", Resource: "ipaddresses"}:       claims.Wrap(ipAddressPolicy(services, rc.Pools), s.config.Logger),
+			{Group: "kubevirt.io", Resource: "virtualmachines"}:         claims.Wrap(guestPolicy(rc.guests, rc.mirror), s.config.Logger),
+			{Group: "kubevirt.io", Resource: "virtualmachineinstances"}: claims.Wrap(guestPolicy(rc.guests, rc.mirror), s.config.Logger),
+		},
+		Keys: map[schema.GroupResource]string{
+			{Resource: "services"}: "services/specs", {Resource: "endpoints"}: "services/endpoints", {Resource: "nodes"}: "minions",
+			{Resource: "replicationcontrollers"}: "controllers",
+		},
+		Uncached: uncached,
+	}
+}
+
+// addHooks has the server do, once it answers, what it does by its own API.
+func (s *Server) addHooks(main *genericapiserver.GenericAPIServer, config *genericapiserver.RecommendedConfig, kube clientset.Interface, sec *security, followed func() bool) error {
 	if err := sec.bootstrapRBAC(main, kube, followed); err != nil {
 		return fmt.Errorf("prepare the default roles: %w", err)
 	}
 	if err := bootstrapServiceCIDR(main, kube, s.config.ServiceCIDRs, s.config.Logger); err != nil {
 		return fmt.Errorf("prepare the default ServiceCIDR: %w", err)
 	}
-	s.ledger = claims.NewLedger(rc.claims, options.Folder)
-	main.AddPostStartHookOrDie("start-informers", func(hook genericapiserver.PostStartHookContext) error {
+	return main.AddPostStartHook("start-informers", func(hook genericapiserver.PostStartHookContext) error {
 		config.SharedInformerFactory.Start(hook.Done())
 		return nil
 	})
-	s.generic, s.serving = main, config.SecureServing
-	return nil
 }
 
 // genericConfig is what both servers share.

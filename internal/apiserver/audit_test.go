@@ -1,23 +1,22 @@
 package apiserver_test
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"strings"
-	"sync"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"portico.dev/portico/internal/apiserver"
+	"portico.dev/portico/test/journal"
 )
 
 // The audit log says who wrote what, never what was in it.
 func TestAuditLog(t *testing.T) {
 	t.Parallel()
-	log := &lockedBuffer{}
+	log := &journal.Log{}
 	s := start(t, func(c *apiserver.Config) { c.Audit = log })
 	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "hidden"}, StringData: map[string]string{"password": "correct-horse"}}
 	if _, err := s.Kube.CoreV1().Secrets("default").Create(ctx, secret, create); err != nil {
@@ -54,22 +53,4 @@ func TestAuditLog(t *testing.T) {
 	if got := fmt.Sprint(events); got != "[ResponseCompletesystem:apiservercreatedefault201 ResponseCompletejanecreatedefault403]" {
 		t.Error(got)
 	}
-}
-
-// lockedBuffer is written by requests at once.
-type lockedBuffer struct {
-	mu  sync.Mutex // guards buf
-	buf bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }

@@ -13,13 +13,14 @@ import (
 	"k8s.io/apiserver/pkg/registry/rest"
 
 	"portico.dev/portico/internal/apiserver/authz"
+	"portico.dev/portico/internal/apiserver/registry"
 )
 
 // grantStorage is a role's or a binding's storage whose writes need the rights that
 // they give away. It stands before the store, not in its strategy: that doesn't know
 // of users, and must not fail for one.
 type grantStorage struct {
-	*restStorage
+	*registry.Storage
 	check func(ctx context.Context, namespace string, obj runtime.Object) error
 }
 
@@ -27,7 +28,7 @@ func (s *grantStorage) Create(ctx context.Context, obj runtime.Object, validate 
 	if err := s.check(ctx, genericrequest.NamespaceValue(ctx), obj); err != nil {
 		return nil, err
 	}
-	return s.restStorage.Create(ctx, obj, validate, options)
+	return s.Storage.Create(ctx, obj, validate, options)
 }
 
 // Update also stands for patches and for server-side apply, whose creations come here.
@@ -40,7 +41,7 @@ func (s *grantStorage) Update(ctx context.Context, name string, info rest.Update
 		}
 		return obj, s.check(ctx, genericrequest.NamespaceValue(ctx), obj)
 	})
-	return s.restStorage.Update(ctx, name, checked, create, update, forceCreate, options)
+	return s.Storage.Update(ctx, name, checked, create, update, forceCreate, options)
 }
 
 // onlyForGarbage lets the garbage collector remove owners and finalizers from what it

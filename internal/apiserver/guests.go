@@ -15,6 +15,7 @@ import (
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"portico.dev/portico/internal/apiserver/claims"
+	"portico.dev/portico/internal/apiserver/kinds"
 	"portico.dev/portico/internal/core/ipam"
 	"portico.dev/portico/internal/core/machine"
 )
@@ -56,7 +57,7 @@ func assignGuest(m, old metav1.Object, guests *ipam.GuestRange) (claims.Assignme
 	var guest ipam.Guest
 	if len(addrs) == 0 {
 		if guest, err = guests.Pick(m.GetNamespace(), m.GetName()); err != nil {
-			return nil, &causedError{apierrors.NewInternalError(err), err}
+			return nil, &kinds.CausedError{StatusError: apierrors.NewInternalError(err), Cause: err}
 		}
 		a.picked = guest.Addrs
 	} else if guest, err = guests.Guest(addrs...); err != nil {

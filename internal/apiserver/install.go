@@ -2,9 +2,7 @@ package apiserver
 
 import (
 	"fmt"
-	"net/netip"
 
-	"go.etcd.io/etcd/client/v3/kubernetes"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -27,28 +25,24 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apiserver/pkg/registry/generic"
-	"k8s.io/apiserver/pkg/registry/rest"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"portico.dev/portico/internal/apiserver/admissionchain"
 	"portico.dev/portico/internal/apiserver/claims"
+	"portico.dev/portico/internal/apiserver/kinds"
 	"portico.dev/portico/internal/apiserver/ownership"
+	"portico.dev/portico/internal/apiserver/registry"
 	"portico.dev/portico/internal/core/ipam"
 	"portico.dev/portico/internal/core/machine"
-	"portico.dev/portico/internal/core/service"
 )
 
 // registryConfig is what the registries need beside the store.
 type registryConfig struct {
-	cluster service.Cluster
-	pools   *ipam.Pools
-	guests  *ipam.GuestRange
-	// guestRanges are the prefixes of guests.
-	guestRanges []netip.Prefix
-	mirror      *claims.Mirror
-	claims      *kubernetes.Client // reads them, for dry runs
-	doors       Doors
+	kinds.Config
+	guests *ipam.GuestRange
+	mirror *claims.Mirror
+	doors  Doors
 	// security is asked by what gives rights away.
 	security *security
 	// resolver finds webhooks in the registries.
@@ -59,55 +53,11 @@ type registryConfig struct {
 	gets *plainGets
 }
 
-// storages collects the REST storage of each group.
-type storages map[schema.GroupVersion]map[string]rest.Storage
-
-func (s storages) put(gv schema.GroupVersion, resource string, storage rest.Storage) {
-	if s[gv] == nil {
-		s[gv] = map[string]rest.Storage{}
-	}
-	s[gv][resource] = storage
-}
-
-// add builds a kind's storage, with its status, and collects it.
-func add[T runtime.Object](s storages, scheme *runtime.Scheme, options generic.RESTOptionsGetter, k kind[T]) (*restStorage, *statusStorage, error) {
-	main, status, err := newStorage(scheme, options, k)
-	if err != nil {
-		return nil, nil, err
-	}
-	s.put(k.gv, k.plural, main)
-	if status != nil {
-		s.put(k.gv, k.plural+"/status", status)
-	}
-	return main, status, nil
-}
-
 // install serves every built-in resource.
 func install(server *genericapiserver.GenericAPIServer, config *genericapiserver.RecommendedConfig, scheme *runtime.Scheme, codecs serializer.CodecFactory, options generic.RESTOptionsGetter, rc registryConfig) error {
-	s := storages{}
-	if err := addCore(s, scheme, options, rc); err != nil {
+	s, err := newStorages(scheme, options, rc)
+	if err != nil {
 		return err
-	}
-	if err := addSecurity(s, scheme, options, rc.security); err != nil {
-		return err
-	}
-	if err := addMachines(s, scheme, options, rc); err != nil {
-		return err
-	}
-	for _, build := range []func() error{
-		func() error { _, _, err := add(s, scheme, options, endpointSliceKind()); return err },
-		func() error { _, _, err := add(s, scheme, options, leaseKind()); return err },
-		func() error { _, _, err := add(s, scheme, options, ipAddressKind()); return err },
-		func() error { _, _, err := add(s, scheme, options, serviceCIDRKind(rc.guestRanges)); return err },
-		func() error { return addNetworking(s, scheme, options) },
-		func() error { return addCluster(s, scheme, options) },
-		func() error { return addAdmission(s, scheme, options) },
-		func() error { _, _, err := add(s, scheme, options, quotaKind()); return err },
-		func() error { return addProxies(s) },
-	} {
-		if err := build(); err != nil {
-			return err
-		}
 	}
 	core := groupInfo(scheme, codecs, corev1.SchemeGroupVersion, s)
 	if err := server.InstallLegacyAPIGroup(genericapiserver.DefaultLegacyAPIPrefix, core); err != nil {
@@ -141,7 +91,7 @@ func install(server *genericapiserver.GenericAPIServer, config *genericapiserver
 	for _, info := range append(groups, core) {
 		info.StaticOpenAPISpec = nil
 	}
-	for _, gv := range []schema.GroupVersion{kubevirtv1.GroupVersion, subresourcesGroupVersion} {
+	for _, gv := range []schema.GroupVersion{kubevirtv1.GroupVersion, kinds.SubresourcesGroupVersion} {
 		if err := installMachineGroup(server, config, scheme, codecs, gv, s[gv]); err != nil {
 			return err
 		}
@@ -149,7 +99,23 @@ func install(server *genericapiserver.GenericAPIServer, config *genericapiserver
 	return nil
 }
 
-func groupInfo(scheme *runtime.Scheme, codecs serializer.CodecFactory, gv schema.GroupVersion, s storages) *genericapiserver.APIGroupInfo {
+// newStorages builds the storage of every built-in resource.
+func newStorages(scheme *runtime.Scheme, options generic.RESTOptionsGetter, rc registryConfig) (registry.Set, error) {
+	s := registry.Set{}
+	for _, build := range []func() error{
+		func() error { return kinds.Add(s, scheme, options, rc.Config) },
+		func() error { return addSecurity(s, scheme, options, rc.security) },
+		func() error { return addMachines(s, scheme, options, rc) },
+		func() error { return addProxies(s) },
+	} {
+		if err := build(); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+func groupInfo(scheme *runtime.Scheme, codecs serializer.CodecFactory, gv schema.GroupVersion, s registry.Set) *genericapiserver.APIGroupInfo {
 	info := genericapiserver.NewDefaultAPIGroupInfo(gv.Group, scheme, runtime.NewParameterCodec(scheme), codecs)
 	info.NegotiatedSerializer = newCheckedSerializers(codecs)
 	info.PrioritizedVersions = []schema.GroupVersion{gv}
@@ -157,69 +123,23 @@ func groupInfo(scheme *runtime.Scheme, codecs serializer.CodecFactory, gv schema
 	return &info
 }
 
-func addCore(s storages, scheme *runtime.Scheme, options generic.RESTOptionsGetter, rc registryConfig) error {
-	core := corev1.SchemeGroupVersion
-	namespaces, status, err := add(s, scheme, options, namespaceKind())
+func addMachines(s registry.Set, scheme *runtime.Scheme, options generic.RESTOptionsGetter, rc registryConfig) error {
+	vms, status, err := registry.Add(s, scheme, options, kinds.MachineKind())
 	if err != nil {
 		return err
 	}
-	s.put(core, "namespaces", newNamespaceStorage(namespaces, status))
-	s.put(core, "namespaces/finalize", newFinalizeStorage(namespaces))
-
-	endpoints, _, err := add(s, scheme, options, endpointsKind())
-	if err != nil {
-		return err
-	}
-	services, _, err := add(s, scheme, options, serviceKind(rc.cluster, rc.pools))
-	if err != nil {
-		return err
-	}
-	services.AfterDelete = deleteEndpoints(endpoints.Store)
-	s.put(core, "services", &serviceStorage{services, rc.pools, rc.claims})
-
-	pods, _, err := add(s, scheme, options, podKind())
-	if err != nil {
-		return err
-	}
-	pods.ReturnDeletedObject = true
-	s.put(core, "pods/binding", &bindingStorage{pods.Store})
-
-	events, _, err := add(s, scheme, options, eventKind())
-	if err != nil {
-		return err
-	}
-	s.put(eventsv1.SchemeGroupVersion, "events", events)
-
-	for _, build := range []func() error{
-		func() error { _, _, err := add(s, scheme, options, nodeKind()); return err },
-		func() error { _, _, err := add(s, scheme, options, configMapKind()); return err },
-		func() error { _, _, err := add(s, scheme, options, secretKind()); return err },
-		func() error { _, _, err := add(s, scheme, options, serviceAccountKind()); return err },
-	} {
-		if err := build(); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func addMachines(s storages, scheme *runtime.Scheme, options generic.RESTOptionsGetter, rc registryConfig) error {
-	vms, status, err := add(s, scheme, options, machineKind())
-	if err != nil {
-		return err
-	}
-	instances, _, err := add(s, scheme, options, instanceKind())
+	instances, _, err := registry.Add(s, scheme, options, kinds.InstanceKind())
 	if err != nil {
 		return err
 	}
 	rc.security.objects["VirtualMachineInstance"] = instances // nodes' rights ask whose one is
-	m := machines{vms: vms.Store, instances: instances.Store, status: status.store}
-	sub := subresourcesGroupVersion
-	s.put(sub, "virtualmachines", parentStorage{&kubevirtv1.VirtualMachine{}, kubevirtv1.VirtualMachineGroupVersionKind, "virtualmachine"})
-	s.put(sub, "virtualmachineinstances", parentStorage{&kubevirtv1.VirtualMachineInstance{}, kubevirtv1.VirtualMachineInstanceGroupVersionKind, "virtualmachineinstance"})
-	s.put(sub, "virtualmachines/start", &verbStorage{m, decideWith(machine.StartMachine)})
-	s.put(sub, "virtualmachines/stop", &verbStorage{m, decideWith(machine.StopMachine)})
-	s.put(sub, "virtualmachines/restart", &verbStorage{m, decideWith(machine.RestartMachine)})
-	s.put(sub, "virtualmachineinstances/console", &consoleStorage{m, rc.doors})
+	m := machines{vms: vms.Store, instances: instances.Store, status: status.Store}
+	sub := kinds.SubresourcesGroupVersion
+	s.Put(sub, "virtualmachines", parentStorage{&kubevirtv1.VirtualMachine{}, kubevirtv1.VirtualMachineGroupVersionKind, "virtualmachine"})
+	s.Put(sub, "virtualmachineinstances", parentStorage{&kubevirtv1.VirtualMachineInstance{}, kubevirtv1.VirtualMachineInstanceGroupVersionKind, "virtualmachineinstance"})
+	s.Put(sub, "virtualmachines/start", &verbStorage{m, decideWith(machine.StartMachine)})
+	s.Put(sub, "virtualmachines/stop", &verbStorage{m, decideWith(machine.StopMachine)})
+	s.Put(sub, "virtualmachines/restart", &verbStorage{m, decideWith(machine.RestartMachine)})
+	s.Put(sub, "virtualmachineinstances/console", &consoleStorage{m, rc.doors})
 	return nil
 }

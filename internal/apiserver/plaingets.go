@@ -17,9 +17,12 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
 	"k8s.io/apiserver/pkg/endpoints/metrics"
 	apirequest "k8s.io/apiserver/pkg/endpoints/request"
-	"k8s.io/apiserver/pkg/registry/generic/registry"
+	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	serverfilters "k8s.io/apiserver/pkg/server/filters"
+
+	"portico.dev/portico/internal/apiserver/kinds"
+	"portico.dev/portico/internal/apiserver/registry"
 )
 
 // plainGets answers the gets that ask for nothing special: one object as it is now, by its
@@ -39,7 +42,7 @@ type plainGets struct {
 }
 
 type plainKind struct {
-	store       *registry.Store
+	store       *genericregistry.Store
 	namespaced  bool
 	root        string // of the group's version: /api/v1/
 	serializers runtime.NegotiatedSerializer
@@ -47,13 +50,13 @@ type plainKind struct {
 
 // take notes the kinds of a group's version whose gets are those of the library's store.
 // Endpoints are none of them: each answer about them has a warning.
-func (p *plainGets) take(gv schema.GroupVersion, s storages, serializers runtime.NegotiatedSerializer) {
+func (p *plainGets) take(gv schema.GroupVersion, s registry.Set, serializers runtime.NegotiatedSerializer) {
 	for resource, storage := range s[gv] {
-		var store *registry.Store
+		var store *genericregistry.Store
 		switch storage := storage.(type) {
-		case *restStorage:
+		case *registry.Storage:
 			store = storage.Store
-		case *serviceStorage:
+		case *kinds.ServiceStorage:
 			store = storage.Store
 		}
 		gvr := gv.WithResource(resource)

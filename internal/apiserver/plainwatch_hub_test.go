@@ -18,6 +18,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/watch"
+
+	"portico.dev/portico/internal/apiserver/kinds"
 )
 
 // fakeKind is a hub whose source the test is.
@@ -32,7 +34,7 @@ type fakeKind struct {
 func newFakeKind(t *testing.T) *fakeKind {
 	t.Helper()
 	k := &fakeKind{}
-	codecs := serializer.NewCodecFactory(newScheme())
+	codecs := serializer.NewCodecFactory(kinds.NewScheme())
 	k.watchHub = &watchHub{gv: corev1.SchemeGroupVersion, serializers: codecs, empty: func() runtime.Object { return &corev1.Service{} }, readers: &sync.WaitGroup{}, dropped: func() {
 		k.mu.Lock()
 		defer k.mu.Unlock()

@@ -8,11 +8,12 @@ import (
 	"k8s.io/apiserver/pkg/registry/rest"
 
 	"portico.dev/portico/internal/apiserver/proxy"
+	"portico.dev/portico/internal/apiserver/registry"
 )
 
 // addProxies serves services/proxy and pods/proxy (API-14). It comes after what they
 // read: Services, pods and EndpointSlices.
-func addProxies(s storages) error {
+func addProxies(s registry.Set) error {
 	core := s[corev1.SchemeGroupVersion]
 	services, ok1 := core["services"].(rest.Getter)
 	pods, ok2 := core["pods"].(rest.Getter)

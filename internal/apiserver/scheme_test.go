@@ -14,6 +14,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/util/diff"
 	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"portico.dev/portico/internal/apiserver/kinds"
 )
 
 // storedKinds are the kinds with a resource of their own.
@@ -30,12 +32,12 @@ var storedKinds = []schema.GroupVersionKind{
 
 // Whatever an object holds, it is read back as it was stored, once its defaults are set.
 func TestStoredFormLosesNothing(t *testing.T) {
-	scheme := newScheme()
+	scheme := kinds.NewScheme()
 	codecs := serializer.NewCodecFactory(scheme)
 	seed := rand.Int64()
 	fill := fuzzer.FuzzerFor(fuzzer.MergeFuzzerFuncs(metafuzzer.Funcs), source{rand.New(rand.NewPCG(uint64(seed), 0))}, codecs).MaxDepth(12).NumElements(1, 2)
 	for _, gvk := range storedKinds {
-		codec := storageCodec(scheme, codecs, gvk.GroupVersion())
+		codec := kinds.StorageCodec(scheme, codecs, gvk.GroupVersion())
 		for range 20 {
 			first, err := scheme.New(gvk)
 			if err != nil {
@@ -73,7 +75,7 @@ func (s source) Seed(seed int64) {}
 
 // The two views of an event hold the same.
 func TestEventViewsLoseNothing(t *testing.T) {
-	scheme := newScheme()
+	scheme := kinds.NewScheme()
 	fill := fuzzer.FuzzerFor(metafuzzer.Funcs, source{rand.New(rand.NewPCG(rand.Uint64(), 0))}, serializer.NewCodecFactory(scheme))
 	for range 50 {
 		var event, back corev1.Event

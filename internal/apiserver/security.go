@@ -23,7 +23,9 @@ import (
 	clientset "k8s.io/client-go/kubernetes"
 
 	"portico.dev/portico/internal/apiserver/authz"
+	"portico.dev/portico/internal/apiserver/kinds"
 	"portico.dev/portico/internal/apiserver/noderestriction"
+	"portico.dev/portico/internal/apiserver/registry"
 	"portico.dev/portico/internal/apiserver/reviews"
 	"portico.dev/portico/internal/apiserver/tokens"
 	"portico.dev/portico/internal/bootstrap"
@@ -86,15 +88,24 @@ func (sec *security) systemSecret(ctx context.Context, name string, live bool) (
 	return secret, nil
 }
 
-// addSecurity serves roles, bindings, reviews and tokens. It comes after addCore.
-func addSecurity(s storages, scheme *runtime.Scheme, options generic.RESTOptionsGetter, sec *security) error {
+// addSecurity serves roles, bindings, reviews and tokens. It comes after kinds.Add.
+func addSecurity(s registry.Set, scheme *runtime.Scheme, options generic.RESTOptionsGetter, sec *security) error {
 	checks := grantChecks(&authz.Grants{Rules: sec.rules, Decides: sec.decides})
-	for plural, build := range map[string]func() (*restStorage, error){
-		"roles":        func() (*restStorage, error) { r, _, err := add(s, scheme, options, roleKind()); return r, err },
-		"clusterroles": func() (*restStorage, error) { r, _, err := add(s, scheme, options, clusterRoleKind()); return r, err },
-		"rolebindings": func() (*restStorage, error) { r, _, err := add(s, scheme, options, roleBindingKind()); return r, err },
-		"clusterrolebindings": func() (*restStorage, error) {
-			r, _, err := add(s, scheme, options, clusterRoleBindingKind())
+	for plural, build := range map[string]func() (*registry.Storage, error){
+		"roles": func() (*registry.Storage, error) {
+			r, _, err := registry.Add(s, scheme, options, kinds.RoleKind())
+			return r, err
+		},
+		"clusterroles": func() (*registry.Storage, error) {
+			r, _, err := registry.Add(s, scheme, options, kinds.ClusterRoleKind())
+			return r, err
+		},
+		"rolebindings": func() (*registry.Storage, error) {
+			r, _, err := registry.Add(s, scheme, options, kinds.RoleBindingKind())
+			return r, err
+		},
+		"clusterrolebindings": func() (*registry.Storage, error) {
+			r, _, err := registry.Add(s, scheme, options, kinds.ClusterRoleBindingKind())
 			return r, err
 		},
 	} {
@@ -102,15 +113,15 @@ func addSecurity(s storages, scheme *runtime.Scheme, options generic.RESTOptions
 		if err != nil {
 			return err
 		}
-		s.put(rbacv1.SchemeGroupVersion, plural, &grantStorage{storage, checks[plural]})
+		s.Put(rbacv1.SchemeGroupVersion, plural, &grantStorage{storage, checks[plural]})
 	}
 	who, may := authenticationv1.SchemeGroupVersion, authorizationv1.SchemeGroupVersion
-	s.put(who, "tokenreviews", reviews.NewToken(sec.issuer, sec.issuer.Audiences()))
-	s.put(who, "selfsubjectreviews", reviews.NewSelf())
-	s.put(may, "subjectaccessreviews", reviews.NewAccess(sec.decides))
-	s.put(may, "localsubjectaccessreviews", reviews.NewLocalAccess(sec.decides))
-	s.put(may, "selfsubjectaccessreviews", reviews.NewSelfAccess(sec.decides))
-	s.put(may, "selfsubjectrulesreviews", reviews.NewSelfRules(sec.rules))
+	s.Put(who, "tokenreviews", reviews.NewToken(sec.issuer, sec.issuer.Audiences()))
+	s.Put(who, "selfsubjectreviews", reviews.NewSelf())
+	s.Put(may, "subjectaccessreviews", reviews.NewAccess(sec.decides))
+	s.Put(may, "localsubjectaccessreviews", reviews.NewLocalAccess(sec.decides))
+	s.Put(may, "selfsubjectaccessreviews", reviews.NewSelfAccess(sec.decides))
+	s.Put(may, "selfsubjectrulesreviews", reviews.NewSelfRules(sec.rules))
 
 	core := corev1.SchemeGroupVersion
 	for kind, plural := range map[string]string{"ServiceAccount": "serviceaccounts", "Pod": "pods", "Secret": "secrets", "Node": "nodes"} {
@@ -120,7 +131,7 @@ func addSecurity(s storages, scheme *runtime.Scheme, options generic.RESTOptions
 		}
 		sec.objects[kind] = getter
 	}
-	s.put(core, "serviceaccounts/token", tokens.REST{Issuer: sec.issuer})
+	s.Put(core, "serviceaccounts/token", tokens.REST{Issuer: sec.issuer})
 	return nil
 }
 

@@ -23,6 +23,7 @@ import (
 	"portico.dev/portico/internal/apiserver/certs"
 	"portico.dev/portico/internal/apiserver/claims"
 	"portico.dev/portico/internal/apiserver/etcd"
+	"portico.dev/portico/internal/apiserver/kinds"
 	"portico.dev/portico/internal/apiserver/tokens"
 	"portico.dev/portico/internal/core/ipam"
 	"portico.dev/portico/internal/core/service"
@@ -100,8 +101,8 @@ func (s *Server) build(ctx context.Context) error {
 		return err
 	}
 	return s.assemble(ctx, registryConfig{
-		cluster: service.Cluster{Families: families}, pools: pools, guests: guests, guestRanges: s.config.GuestCIDRs, doors: s.config.Doors,
-		mirror: s.mirror, claims: client,
+		Config: kinds.Config{Cluster: service.Cluster{Families: families}, Pools: pools, Claims: client, GuestRanges: s.config.GuestCIDRs},
+		guests: guests, mirror: s.mirror, doors: s.config.Doors,
 	}, storeCheck(client))
 }
 

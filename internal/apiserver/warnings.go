@@ -14,6 +14,8 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/warning"
 	"sigs.k8s.io/yaml"
+
+	"portico.dev/portico/internal/apiserver/kinds"
 )
 
 // portsAsMap is the advice of API-05: several printed manuals show ports this way.
@@ -30,7 +32,7 @@ func withWarnings(next http.Handler, maxBody int64) http.Handler {
 		}
 		switch {
 		case info.Resource == "endpoints":
-			warning.AddWarning(req.Context(), "", endpointsDeprecated)
+			warning.AddWarning(req.Context(), "", kinds.EndpointsDeprecated)
 		case info.Resource == "services" && info.Subresource == "":
 			if err := inspectService(req, info.Verb, maxBody); err != nil {
 				refuse(w, err)

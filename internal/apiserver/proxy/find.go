@@ -14,6 +14,7 @@ import (
 	metainternal "k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apiserver/pkg/registry/rest"
 )
@@ -25,6 +26,19 @@ type Objects struct {
 	Slices         rest.Lister
 }
 
+// read gets an object of the request's namespace.
+func read[T runtime.Object](ctx context.Context, from rest.Getter, name string) (out T, err error) {
+	obj, err := from.Get(ctx, name, &metav1.GetOptions{})
+	if err != nil {
+		return out, err
+	}
+	out, ok := obj.(T)
+	if !ok {
+		return out, apierrors.NewInternalError(fmt.Errorf("read %s: it is a %T, wanted was a %T", name, obj, out))
+	}
+	return out, nil
+}
+
 // service finds where "[scheme:]NAME[:PORT]" leads; the port is a ServicePort's number or
 // name. Without one it is the port without a name.
 func (o Objects) service(ctx context.Context, id string) (*url.URL, error) {
@@ -32,13 +46,9 @@ func (o Objects) service(ctx context.Context, id string) (*url.URL, error) {
 	if !ok {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("invalid service request %q", id))
 	}
-	obj, err := o.Services.Get(ctx, name, &metav1.GetOptions{})
+	svc, err := read[*corev1.Service](ctx, o.Services, name)
 	if err != nil {
 		return nil, err
-	}
-	svc, ok := obj.(*corev1.Service)
-	if !ok {
-		return nil, apierrors.NewInternalError(fmt.Errorf("read Service %s: it is a %T", name, obj))
 	}
 	if number, err := strconv.ParseInt(port, 10, 64); err == nil {
 		i := slices.IndexFunc(svc.Spec.Ports, func(p corev1.ServicePort) bool { return int64(p.Port) == number })
@@ -74,12 +84,8 @@ func (o Objects) isPods(ctx context.Context, e *discoveryv1.Endpoint) bool {
 	if err != nil || Allowed(addr) != nil {
 		return false
 	}
-	obj, err := o.Pods.Get(ctx, e.TargetRef.Name, &metav1.GetOptions{}) // of the request's namespace
-	if err != nil {
-		return false
-	}
-	pod, ok := obj.(*corev1.Pod)
-	return ok && pod.Namespace == e.TargetRef.Namespace && slices.Contains(addresses(pod), addr)
+	pod, err := read[*corev1.Pod](ctx, o.Pods, e.TargetRef.Name)
+	return err == nil && pod.Namespace == e.TargetRef.Namespace && slices.Contains(addresses(pod), addr)
 }
 
 // pod finds where "[scheme:]NAME[:PORT]" leads; the port is a number or a container port's
@@ -89,13 +95,9 @@ func (o Objects) pod(ctx context.Context, id string) (*url.URL, error) {
 	if !ok {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("invalid pod request %q", id))
 	}
-	obj, err := o.Pods.Get(ctx, name, &metav1.GetOptions{})
+	pod, err := read[*corev1.Pod](ctx, o.Pods, name)
 	if err != nil {
 		return nil, err
-	}
-	pod, ok := obj.(*corev1.Pod)
-	if !ok {
-		return nil, apierrors.NewInternalError(fmt.Errorf("read pod %s: it is a %T", name, obj))
 	}
 	number, err := podPort(pod, scheme, port)
 	if err != nil {

@@ -1,4 +1,4 @@
-package apiserver
+package kinds
 
 import (
 	"context"
@@ -15,23 +15,25 @@ import (
 	genericrequest "k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/generic"
 	"k8s.io/apiserver/pkg/registry/rest"
+
+	"portico.dev/portico/internal/apiserver/registry"
 )
 
-func signingRequestKind() kind[*certificatesv1.CertificateSigningRequest] {
-	k := stored[certificatesv1.CertificateSigningRequest, certificatesv1.CertificateSigningRequestList](certificatesv1.SchemeGroupVersion, "certificatesigningrequests", "certificatesigningrequest", inCluster, "csr").
-		checked(validateSigningRequest).
-		printed(func(r *certificatesv1.CertificateSigningRequest) []any {
+func signingRequestKind() registry.Kind[*certificatesv1.CertificateSigningRequest] {
+	k := registry.Stored[certificatesv1.CertificateSigningRequest, certificatesv1.CertificateSigningRequestList](certificatesv1.SchemeGroupVersion, "certificatesigningrequests", "certificatesigningrequest", registry.InCluster, "csr").
+		Checked(validateSigningRequest).
+		Printed(func(r *certificatesv1.CertificateSigningRequest) []any {
 			lifetime := "<none>"
 			if s := r.Spec.ExpirationSeconds; s != nil {
 				lifetime = strconv.Itoa(int(*s)) + "s"
 			}
 			return []any{r.Spec.SignerName, r.Spec.Username, lifetime, signingState(r)}
-		}, column("SignerName", "Who is asked to sign."), column("Requestor", "Who asks."),
-			column("RequestedDuration", "How long the certificate is to hold."), column("Condition", "How far it got."))
-	k.fields = func(r *certificatesv1.CertificateSigningRequest) fields.Set {
+		}, registry.Column("SignerName", "Who is asked to sign."), registry.Column("Requestor", "Who asks."),
+			registry.Column("RequestedDuration", "How long the certificate is to hold."), registry.Column("Condition", "How far it got."))
+	k.Fields = func(r *certificatesv1.CertificateSigningRequest) fields.Set {
 		return fields.Set{"spec.signerName": r.Spec.SignerName}
 	}
-	k.rules.warnings = func(r, old *certificatesv1.CertificateSigningRequest) []string {
+	k.Rules.Warnings = func(r, old *certificatesv1.CertificateSigningRequest) []string {
 		switch r.Spec.SignerName {
 		case certificatesv1.KubeAPIServerClientKubeletSignerName, certificatesv1.KubeletServingSignerName:
 			return nil
@@ -42,7 +44,7 @@ func signingRequestKind() kind[*certificatesv1.CertificateSigningRequest] {
 		return []string{unserved("certificate signing requests for other signers than nodes'", "a kube-controller-manager")}
 	}
 	// The spec says who asked for what; nobody may alter that afterwards.
-	k.rules.prepareUpdate = func(r, old *certificatesv1.CertificateSigningRequest) { r.Spec = old.Spec }
+	k.Rules.PrepareUpdate = func(r, old *certificatesv1.CertificateSigningRequest) { r.Spec = old.Spec }
 	return k
 }
 
@@ -87,24 +89,24 @@ func signingState(r *certificatesv1.CertificateSigningRequest) string {
 
 // buildSigningRequests serves certificatesigningrequests with their two further
 // doors: /approval writes conditions, /status the certificate.
-func buildSigningRequests(s storages, scheme *runtime.Scheme, options generic.RESTOptionsGetter) error {
-	main, status, err := add(s, scheme, options, signingRequestKind())
+func buildSigningRequests(s registry.Set, scheme *runtime.Scheme, options generic.RESTOptionsGetter) error {
+	main, status, err := registry.Add(s, scheme, options, signingRequestKind())
 	if err != nil {
 		return err
 	}
 	gv := certificatesv1.SchemeGroupVersion
-	s.put(gv, "certificatesigningrequests", &signingStorage{main})
+	s.Put(gv, "certificatesigningrequests", &signingStorage{main})
 	approval := *main.Store
-	approval.UpdateStrategy = approvalStrategy{status.store.UpdateStrategy}
-	s.put(gv, "certificatesigningrequests/approval", &statusStorage{store: &approval})
-	closed := *status.store
-	closed.UpdateStrategy = issueStrategy{status.store.UpdateStrategy}
-	s.put(gv, "certificatesigningrequests/status", &statusStorage{store: &closed})
+	approval.UpdateStrategy = approvalStrategy{status.Store.UpdateStrategy}
+	s.Put(gv, "certificatesigningrequests/approval", &registry.StatusStorage{Store: &approval})
+	closed := *status.Store
+	closed.UpdateStrategy = issueStrategy{status.Store.UpdateStrategy}
+	s.Put(gv, "certificatesigningrequests/status", &registry.StatusStorage{Store: &closed})
 	return nil
 }
 
 // signingStorage notes who asks: signers decide by it.
-type signingStorage struct{ *restStorage }
+type signingStorage struct{ *registry.Storage }
 
 func (s *signingStorage) Create(ctx context.Context, obj runtime.Object, validate rest.ValidateObjectFunc, options *metav1.CreateOptions) (runtime.Object, error) {
 	request := obj.(*certificatesv1.CertificateSigningRequest)
@@ -118,7 +120,7 @@ func (s *signingStorage) Create(ctx context.Context, obj runtime.Object, validat
 			request.Spec.Extra[key] = certificatesv1.ExtraValue(value)
 		}
 	}
-	return s.restStorage.Create(ctx, request, validate, options)
+	return s.Storage.Create(ctx, request, validate, options)
 }
 
 var _ rest.Creater = (*signingStorage)(nil)

@@ -1,4 +1,4 @@
-package apiserver
+package kinds
 
 import (
 	admissionv1 "k8s.io/api/admissionregistration/v1"
@@ -32,13 +32,13 @@ import (
 	"portico.dev/portico/internal/apiserver/proxy"
 )
 
-// subresourcesGroupVersion serves the verbs on machines that virtctl calls.
-var subresourcesGroupVersion = kubevirtv1.SubresourceStorageGroupVersion
+// SubresourcesGroupVersion serves the verbs on machines that virtctl calls.
+var SubresourcesGroupVersion = kubevirtv1.SubresourceStorageGroupVersion
 
-// newScheme registers the types of every served group twice: in their version, and
+// NewScheme registers the types of every served group twice: in their version, and
 // as the group's hub version "__internal" that the installer of k8s.io/apiserver
 // insists on. Both are the same Go types, so there is nothing to convert.
-func newScheme() *runtime.Scheme {
+func NewScheme() *runtime.Scheme {
 	s := runtime.NewScheme()
 	metav1.AddToGroupVersion(s, schema.GroupVersion{Version: "v1"})
 	for _, add := range []func(*runtime.Scheme) error{
@@ -62,7 +62,7 @@ func newScheme() *runtime.Scheme {
 		}
 		utilruntime.Must(s.SetVersionPriority(gv))
 	}
-	metav1.AddToGroupVersion(s, subresourcesGroupVersion)
+	metav1.AddToGroupVersion(s, SubresourcesGroupVersion)
 	addDefaults(s)
 	addRBACDefaults(s)
 	addClusterDefaults(s)
@@ -116,9 +116,9 @@ var isMetaKind = func() map[string]bool {
 	return kinds
 }()
 
-// storageCodec gives the stored form of a resource: protobuf, the smallest and
+// StorageCodec gives the stored form of a resource: protobuf, the smallest and
 // fastest, but JSON for KubeVirt's types, which have no other.
-func storageCodec(s *runtime.Scheme, codecs serializer.CodecFactory, gv schema.GroupVersion) runtime.Codec {
+func StorageCodec(s *runtime.Scheme, codecs serializer.CodecFactory, gv schema.GroupVersion) runtime.Codec {
 	var form runtime.Serializer = protobuf.NewSerializer(s, s)
 	if gv.Group == kubevirtv1.GroupVersion.Group {
 		form = json.NewSerializerWithOptions(json.DefaultMetaFactory, s, s, json.SerializerOptions{})

@@ -1,4 +1,4 @@
-package apiserver
+package registry
 
 import (
 	"context"
@@ -13,7 +13,7 @@ import (
 
 // Create is the store's. A new object that has a resourceVersion already is the
 // client's mistake, which the library would answer 500.
-func (s *restStorage) Create(ctx context.Context, obj runtime.Object, validate rest.ValidateObjectFunc, options *metav1.CreateOptions) (runtime.Object, error) {
+func (s *Storage) Create(ctx context.Context, obj runtime.Object, validate rest.ValidateObjectFunc, options *metav1.CreateOptions) (runtime.Object, error) {
 	out, err := s.Store.Create(ctx, obj, validate, options)
 	if errors.Is(err, storage.ErrResourceVersionSetOnCreate) {
 		return nil, apierrors.NewBadRequest(err.Error())
@@ -22,7 +22,7 @@ func (s *restStorage) Create(ctx context.Context, obj runtime.Object, validate r
 }
 
 // Update is the store's, which PUT and every form of patch use.
-func (s *restStorage) Update(ctx context.Context, name string, info rest.UpdatedObjectInfo, create rest.ValidateObjectFunc,
+func (s *Storage) Update(ctx context.Context, name string, info rest.UpdatedObjectInfo, create rest.ValidateObjectFunc,
 	update rest.ValidateObjectUpdateFunc, force bool, options *metav1.UpdateOptions,
 ) (runtime.Object, bool, error) {
 	return s.Store.Update(ctx, name, clientsChange{info}, create, update, force, options)

@@ -1,6 +1,6 @@
 //lint:file-ignore SA1019 Endpoints are deprecated and still served (EP-04).
 
-package apiserver
+package kinds
 
 import (
 	"fmt"
@@ -15,31 +15,33 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"portico.dev/portico/internal/apiserver/registry"
 )
 
 // maxPrintedEndpoints is how many addresses a table shows before "+ N more...".
 const maxPrintedEndpoints = 3
 
-// endpointsDeprecated is the Warning with every request for Endpoints (EP-04).
-const endpointsDeprecated = "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"
+// EndpointsDeprecated is the Warning with every request for Endpoints (EP-04).
+const EndpointsDeprecated = "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"
 
-func endpointsKind() kind[*corev1.Endpoints] {
-	return kind[*corev1.Endpoints]{
-		gv: corev1.SchemeGroupVersion, plural: "endpoints", singular: "endpoints", short: []string{"ep"}, namespaced: true,
-		newObject: func() *corev1.Endpoints { return &corev1.Endpoints{} },
-		newList:   func() runtime.Object { return &corev1.EndpointsList{} },
-		rules: rules[*corev1.Endpoints]{
-			createOnUpdate: true,
-			validate: func(e *corev1.Endpoints) field.ErrorList {
+func endpointsKind() registry.Kind[*corev1.Endpoints] {
+	return registry.Kind[*corev1.Endpoints]{
+		GroupVersion: corev1.SchemeGroupVersion, Plural: "endpoints", Singular: "endpoints", Short: []string{"ep"}, Namespaced: true,
+		NewObject: func() *corev1.Endpoints { return &corev1.Endpoints{} },
+		NewList:   func() runtime.Object { return &corev1.EndpointsList{} },
+		Rules: registry.Rules[*corev1.Endpoints]{
+			CreateOnUpdate: true,
+			Validate: func(e *corev1.Endpoints) field.ErrorList {
 				return append(validateMeta(&e.ObjectMeta, true, validation.NameIsDNSSubdomain), validateSubsets(e)...)
 			},
-			validateUpdate: func(e, old *corev1.Endpoints) field.ErrorList {
+			ValidateUpdate: func(e, old *corev1.Endpoints) field.ErrorList {
 				return append(validateMetaUpdate(&e.ObjectMeta, &old.ObjectMeta), validateSubsets(e)...)
 			},
 		},
-		table: table[*corev1.Endpoints]{
-			columns: []metav1.TableColumnDefinition{column("Endpoints", "Ready addresses and ports.")},
-			row:     func(e *corev1.Endpoints) []any { return []any{printSubsets(e.Subsets)} },
+		Table: registry.Table[*corev1.Endpoints]{
+			Columns: []metav1.TableColumnDefinition{registry.Column("Endpoints", "Ready addresses and ports.")},
+			Row:     func(e *corev1.Endpoints) []any { return []any{printSubsets(e.Subsets)} },
 		},
 	}
 }
@@ -120,25 +122,25 @@ func printSome(list []string) string {
 	return none(strings.Join(list, ","))
 }
 
-func endpointSliceKind() kind[*discoveryv1.EndpointSlice] {
-	return kind[*discoveryv1.EndpointSlice]{
-		gv: discoveryv1.SchemeGroupVersion, plural: "endpointslices", singular: "endpointslice", namespaced: true,
-		newObject: func() *discoveryv1.EndpointSlice { return &discoveryv1.EndpointSlice{} },
-		newList:   func() runtime.Object { return &discoveryv1.EndpointSliceList{} },
-		rules: rules[*discoveryv1.EndpointSlice]{
-			validate: func(s *discoveryv1.EndpointSlice) field.ErrorList {
+func endpointSliceKind() registry.Kind[*discoveryv1.EndpointSlice] {
+	return registry.Kind[*discoveryv1.EndpointSlice]{
+		GroupVersion: discoveryv1.SchemeGroupVersion, Plural: "endpointslices", Singular: "endpointslice", Namespaced: true,
+		NewObject: func() *discoveryv1.EndpointSlice { return &discoveryv1.EndpointSlice{} },
+		NewList:   func() runtime.Object { return &discoveryv1.EndpointSliceList{} },
+		Rules: registry.Rules[*discoveryv1.EndpointSlice]{
+			Validate: func(s *discoveryv1.EndpointSlice) field.ErrorList {
 				return append(validateMeta(&s.ObjectMeta, true, validation.NameIsDNSSubdomain), validateSlice(s)...)
 			},
-			validateUpdate: func(s, old *discoveryv1.EndpointSlice) field.ErrorList {
+			ValidateUpdate: func(s, old *discoveryv1.EndpointSlice) field.ErrorList {
 				errs := append(validateMetaUpdate(&s.ObjectMeta, &old.ObjectMeta), validateSlice(s)...)
 				return append(errs, validation.ValidateImmutableField(s.AddressType, old.AddressType, field.NewPath("addressType"))...)
 			},
 		},
-		table: table[*discoveryv1.EndpointSlice]{
-			columns: []metav1.TableColumnDefinition{
-				column("AddressType", "IPv4, IPv6 or FQDN."), column("Ports", "Ports of every endpoint."), column("Endpoints", "Addresses."),
+		Table: registry.Table[*discoveryv1.EndpointSlice]{
+			Columns: []metav1.TableColumnDefinition{
+				registry.Column("AddressType", "IPv4, IPv6 or FQDN."), registry.Column("Ports", "Ports of every endpoint."), registry.Column("Endpoints", "Addresses."),
 			},
-			row: func(s *discoveryv1.EndpointSlice) []any {
+			Row: func(s *discoveryv1.EndpointSlice) []any {
 				var ports, addresses []string
 				for _, p := range s.Ports {
 					if p.Port != nil {
@@ -191,27 +193,27 @@ func validateSlice(s *discoveryv1.EndpointSlice) field.ErrorList {
 	return errs
 }
 
-func leaseKind() kind[*coordinationv1.Lease] {
-	return kind[*coordinationv1.Lease]{
-		gv: coordinationv1.SchemeGroupVersion, plural: "leases", singular: "lease", namespaced: true,
-		newObject: func() *coordinationv1.Lease { return &coordinationv1.Lease{} },
-		newList:   func() runtime.Object { return &coordinationv1.LeaseList{} },
-		rules: rules[*coordinationv1.Lease]{
-			createOnUpdate: true,
-			validate: func(l *coordinationv1.Lease) field.ErrorList {
+func leaseKind() registry.Kind[*coordinationv1.Lease] {
+	return registry.Kind[*coordinationv1.Lease]{
+		GroupVersion: coordinationv1.SchemeGroupVersion, Plural: "leases", Singular: "lease", Namespaced: true,
+		NewObject: func() *coordinationv1.Lease { return &coordinationv1.Lease{} },
+		NewList:   func() runtime.Object { return &coordinationv1.LeaseList{} },
+		Rules: registry.Rules[*coordinationv1.Lease]{
+			CreateOnUpdate: true,
+			Validate: func(l *coordinationv1.Lease) field.ErrorList {
 				errs := validateMeta(&l.ObjectMeta, true, validation.NameIsDNSSubdomain)
 				if d := l.Spec.LeaseDurationSeconds; d != nil && *d <= 0 {
 					errs = append(errs, field.Invalid(field.NewPath("spec", "leaseDurationSeconds"), *d, "must be greater than 0"))
 				}
 				return errs
 			},
-			validateUpdate: func(l, old *coordinationv1.Lease) field.ErrorList {
+			ValidateUpdate: func(l, old *coordinationv1.Lease) field.ErrorList {
 				return validateMetaUpdate(&l.ObjectMeta, &old.ObjectMeta)
 			},
 		},
-		table: table[*coordinationv1.Lease]{
-			columns: []metav1.TableColumnDefinition{column("Holder", "Who holds the lease.")},
-			row: func(l *coordinationv1.Lease) []any {
+		Table: registry.Table[*coordinationv1.Lease]{
+			Columns: []metav1.TableColumnDefinition{registry.Column("Holder", "Who holds the lease.")},
+			Row: func(l *coordinationv1.Lease) []any {
 				if l.Spec.HolderIdentity == nil {
 					return []any{""}
 				}

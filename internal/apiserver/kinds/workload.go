@@ -1,4 +1,4 @@
-package apiserver
+package kinds
 
 import (
 	"fmt"
@@ -15,6 +15,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/registry/generic"
+
+	"portico.dev/portico/internal/apiserver/registry"
 )
 
 // workloadController is who acts on the kinds of this file.
@@ -36,157 +38,157 @@ func workloadBuilds() []buildFunc {
 			return scaled{&r.Spec.Replicas, r.Status.Replicas, &metav1.LabelSelector{MatchLabels: r.Spec.Selector}}
 		}),
 		plain(daemonSetKind()),
-		plain(stored[appsv1.ControllerRevision, appsv1.ControllerRevisionList](apps, "controllerrevisions", "controllerrevision", inNamespace)),
+		plain(registry.Stored[appsv1.ControllerRevision, appsv1.ControllerRevisionList](apps, "controllerrevisions", "controllerrevision", registry.InNamespace)),
 		plain(jobKind()),
 		plain(cronJobKind()),
 		plain(autoscalerKind()),
 	}
 }
 
-func deploymentKind() kind[*appsv1.Deployment] {
-	k := stored[appsv1.Deployment, appsv1.DeploymentList](appsv1.SchemeGroupVersion, "deployments", "deployment", inNamespace, "deploy").
-		checked(func(d *appsv1.Deployment) field.ErrorList {
+func deploymentKind() registry.Kind[*appsv1.Deployment] {
+	k := registry.Stored[appsv1.Deployment, appsv1.DeploymentList](appsv1.SchemeGroupVersion, "deployments", "deployment", registry.InNamespace, "deploy").
+		Checked(func(d *appsv1.Deployment) field.ErrorList {
 			return validateWorkload(d.Spec.Selector, &d.Spec.Template, d.Spec.Replicas)
 		}).
-		fixed(func(d, old *appsv1.Deployment) field.ErrorList {
+		Fixed(func(d, old *appsv1.Deployment) field.ErrorList {
 			return sameSelector(d.Spec.Selector, old.Spec.Selector)
 		}).
-		warned(unserved("Deployments", workloadController)).
-		printed(func(d *appsv1.Deployment) []any {
+		Warned(unserved("Deployments", workloadController)).
+		Printed(func(d *appsv1.Deployment) []any {
 			names, from := images(&d.Spec.Template.Spec)
 			ready := fmt.Sprintf("%d/%d", d.Status.ReadyReplicas, number(d.Spec.Replicas))
 			return []any{ready, count(d.Status.UpdatedReplicas), count(d.Status.AvailableReplicas), names, from, selectorText(d.Spec.Selector)}
-		}, column("Ready", "Ready pods of those wanted."), column("Up-to-date", "Pods of the present template."),
-			column("Available", "Pods that are ready for long enough."), wide("Containers", "Names of the containers."),
-			wide("Images", "Images of the containers."), wide("Selector", "Which pods belong to it."))
-	k.all = true
+		}, registry.Column("Ready", "Ready pods of those wanted."), registry.Column("Up-to-date", "Pods of the present template."),
+			registry.Column("Available", "Pods that are ready for long enough."), registry.Wide("Containers", "Names of the containers."),
+			registry.Wide("Images", "Images of the containers."), registry.Wide("Selector", "Which pods belong to it."))
+	k.All = true
 	return k
 }
 
-func replicaSetKind() kind[*appsv1.ReplicaSet] {
-	k := stored[appsv1.ReplicaSet, appsv1.ReplicaSetList](appsv1.SchemeGroupVersion, "replicasets", "replicaset", inNamespace, "rs").
-		checked(func(r *appsv1.ReplicaSet) field.ErrorList {
+func replicaSetKind() registry.Kind[*appsv1.ReplicaSet] {
+	k := registry.Stored[appsv1.ReplicaSet, appsv1.ReplicaSetList](appsv1.SchemeGroupVersion, "replicasets", "replicaset", registry.InNamespace, "rs").
+		Checked(func(r *appsv1.ReplicaSet) field.ErrorList {
 			return validateWorkload(r.Spec.Selector, &r.Spec.Template, r.Spec.Replicas)
 		}).
-		fixed(func(r, old *appsv1.ReplicaSet) field.ErrorList {
+		Fixed(func(r, old *appsv1.ReplicaSet) field.ErrorList {
 			return sameSelector(r.Spec.Selector, old.Spec.Selector)
 		}).
-		warned(unserved("ReplicaSets", workloadController)).
-		printed(func(r *appsv1.ReplicaSet) []any {
+		Warned(unserved("ReplicaSets", workloadController)).
+		Printed(func(r *appsv1.ReplicaSet) []any {
 			return []any{count(number(r.Spec.Replicas)), count(r.Status.Replicas), count(r.Status.ReadyReplicas)}
 		}, replicaColumns()...)
-	k.all = true
+	k.All = true
 	return k
 }
 
-func replicationControllerKind() kind[*corev1.ReplicationController] {
-	k := stored[corev1.ReplicationController, corev1.ReplicationControllerList](corev1.SchemeGroupVersion, "replicationcontrollers", "replicationcontroller", inNamespace, "rc").
-		checked(func(r *corev1.ReplicationController) field.ErrorList {
+func replicationControllerKind() registry.Kind[*corev1.ReplicationController] {
+	k := registry.Stored[corev1.ReplicationController, corev1.ReplicationControllerList](corev1.SchemeGroupVersion, "replicationcontrollers", "replicationcontroller", registry.InNamespace, "rc").
+		Checked(func(r *corev1.ReplicationController) field.ErrorList {
 			template := r.Spec.Template
 			if template == nil {
 				return field.ErrorList{field.Required(field.NewPath("spec", "template"), "")}
 			}
 			return validateWorkload(&metav1.LabelSelector{MatchLabels: r.Spec.Selector}, template, r.Spec.Replicas)
 		}).
-		warned(unserved("ReplicationControllers", workloadController)).
-		printed(func(r *corev1.ReplicationController) []any {
+		Warned(unserved("ReplicationControllers", workloadController)).
+		Printed(func(r *corev1.ReplicationController) []any {
 			return []any{count(number(r.Spec.Replicas)), count(r.Status.Replicas), count(r.Status.ReadyReplicas)}
 		}, replicaColumns()...)
-	k.all = true
+	k.All = true
 	return k
 }
 
 func replicaColumns() []metav1.TableColumnDefinition {
 	return []metav1.TableColumnDefinition{
-		column("Desired", "How many pods are wanted."), column("Current", "How many there are."), column("Ready", "How many are ready."),
+		registry.Column("Desired", "How many pods are wanted."), registry.Column("Current", "How many there are."), registry.Column("Ready", "How many are ready."),
 	}
 }
 
-func statefulSetKind() kind[*appsv1.StatefulSet] {
-	k := stored[appsv1.StatefulSet, appsv1.StatefulSetList](appsv1.SchemeGroupVersion, "statefulsets", "statefulset", inNamespace, "sts").
-		checked(func(s *appsv1.StatefulSet) field.ErrorList {
+func statefulSetKind() registry.Kind[*appsv1.StatefulSet] {
+	k := registry.Stored[appsv1.StatefulSet, appsv1.StatefulSetList](appsv1.SchemeGroupVersion, "statefulsets", "statefulset", registry.InNamespace, "sts").
+		Checked(func(s *appsv1.StatefulSet) field.ErrorList {
 			return validateWorkload(s.Spec.Selector, &s.Spec.Template, s.Spec.Replicas)
 		}).
-		fixed(func(s, old *appsv1.StatefulSet) field.ErrorList {
+		Fixed(func(s, old *appsv1.StatefulSet) field.ErrorList {
 			errs := sameSelector(s.Spec.Selector, old.Spec.Selector)
 			return append(errs, validation.ValidateImmutableField(s.Spec.ServiceName, old.Spec.ServiceName, field.NewPath("spec", "serviceName"))...)
 		}).
-		warned(unserved("StatefulSets", workloadController)).
-		printed(func(s *appsv1.StatefulSet) []any {
+		Warned(unserved("StatefulSets", workloadController)).
+		Printed(func(s *appsv1.StatefulSet) []any {
 			return []any{fmt.Sprintf("%d/%d", s.Status.ReadyReplicas, number(s.Spec.Replicas))}
-		}, column("Ready", "Ready pods of those wanted."))
-	k.all = true
+		}, registry.Column("Ready", "Ready pods of those wanted."))
+	k.All = true
 	return k
 }
 
-func daemonSetKind() kind[*appsv1.DaemonSet] {
-	k := stored[appsv1.DaemonSet, appsv1.DaemonSetList](appsv1.SchemeGroupVersion, "daemonsets", "daemonset", inNamespace, "ds").
-		checked(func(d *appsv1.DaemonSet) field.ErrorList {
+func daemonSetKind() registry.Kind[*appsv1.DaemonSet] {
+	k := registry.Stored[appsv1.DaemonSet, appsv1.DaemonSetList](appsv1.SchemeGroupVersion, "daemonsets", "daemonset", registry.InNamespace, "ds").
+		Checked(func(d *appsv1.DaemonSet) field.ErrorList {
 			return validateWorkload(d.Spec.Selector, &d.Spec.Template, nil)
 		}).
-		fixed(func(d, old *appsv1.DaemonSet) field.ErrorList {
+		Fixed(func(d, old *appsv1.DaemonSet) field.ErrorList {
 			return sameSelector(d.Spec.Selector, old.Spec.Selector)
 		}).
-		warned(unserved("DaemonSets", workloadController)).
-		printed(func(d *appsv1.DaemonSet) []any {
+		Warned(unserved("DaemonSets", workloadController)).
+		Printed(func(d *appsv1.DaemonSet) []any {
 			return []any{
 				count(d.Status.DesiredNumberScheduled), count(d.Status.CurrentNumberScheduled), count(d.Status.NumberReady),
 				count(d.Status.UpdatedNumberScheduled), count(d.Status.NumberAvailable),
 				labels.FormatLabels(d.Spec.Template.Spec.NodeSelector),
 			}
-		}, column("Desired", "How many nodes are to have one."), column("Current", "How many have one."), column("Ready", "How many are ready."),
-			column("Up-to-date", "How many are of the present template."), column("Available", "How many are ready for long enough."),
-			column("Node Selector", "Which nodes are to have one."))
-	k.all = true
+		}, registry.Column("Desired", "How many nodes are to have one."), registry.Column("Current", "How many have one."), registry.Column("Ready", "How many are ready."),
+			registry.Column("Up-to-date", "How many are of the present template."), registry.Column("Available", "How many are ready for long enough."),
+			registry.Column("Node Selector", "Which nodes are to have one."))
+	k.All = true
 	return k
 }
 
-func jobKind() kind[*batchv1.Job] {
-	k := stored[batchv1.Job, batchv1.JobList](batchv1.SchemeGroupVersion, "jobs", "job", inNamespace).
-		checked(func(j *batchv1.Job) field.ErrorList { return validateJob(&j.Spec, field.NewPath("spec")) }).
-		warned(unserved("Jobs", workloadController)).
-		printed(func(j *batchv1.Job) []any {
+func jobKind() registry.Kind[*batchv1.Job] {
+	k := registry.Stored[batchv1.Job, batchv1.JobList](batchv1.SchemeGroupVersion, "jobs", "job", registry.InNamespace).
+		Checked(func(j *batchv1.Job) field.ErrorList { return validateJob(&j.Spec, field.NewPath("spec")) }).
+		Warned(unserved("Jobs", workloadController)).
+		Printed(func(j *batchv1.Job) []any {
 			return []any{fmt.Sprintf("%d/%d", j.Status.Succeeded, number(j.Spec.Completions))}
-		}, column("Completions", "Finished pods of those wanted."))
-	k.all = true
-	k.fields = jobFields
-	k.rules.prepareCreate = selectJobsPods
+		}, registry.Column("Completions", "Finished pods of those wanted."))
+	k.All = true
+	k.Fields = jobFields
+	k.Rules.PrepareCreate = selectJobsPods
 	return k
 }
 
-func cronJobKind() kind[*batchv1.CronJob] {
-	k := stored[batchv1.CronJob, batchv1.CronJobList](batchv1.SchemeGroupVersion, "cronjobs", "cronjob", inNamespace, "cj").
-		checked(func(c *batchv1.CronJob) field.ErrorList {
+func cronJobKind() registry.Kind[*batchv1.CronJob] {
+	k := registry.Stored[batchv1.CronJob, batchv1.CronJobList](batchv1.SchemeGroupVersion, "cronjobs", "cronjob", registry.InNamespace, "cj").
+		Checked(func(c *batchv1.CronJob) field.ErrorList {
 			errs := validateJob(&c.Spec.JobTemplate.Spec, field.NewPath("spec", "jobTemplate", "spec"))
 			if c.Spec.Schedule == "" {
 				errs = append(errs, field.Required(field.NewPath("spec", "schedule"), ""))
 			}
 			return errs
 		}).
-		warned(unserved("CronJobs", workloadController)).
-		printed(func(c *batchv1.CronJob) []any {
+		Warned(unserved("CronJobs", workloadController)).
+		Printed(func(c *batchv1.CronJob) []any {
 			suspended := c.Spec.Suspend != nil && *c.Spec.Suspend
 			last := "<none>"
 			if c.Status.LastScheduleTime != nil {
-				last = age(*c.Status.LastScheduleTime)
+				last = registry.Age(*c.Status.LastScheduleTime)
 			}
 			return []any{c.Spec.Schedule, strconv.FormatBool(suspended), strconv.Itoa(len(c.Status.Active)), last}
-		}, column("Schedule", "When it runs."), column("Suspend", "Whether it is held back."), column("Active", "Jobs that run now."),
-			column("Last Schedule", "When it ran last."))
-	k.all = true
+		}, registry.Column("Schedule", "When it runs."), registry.Column("Suspend", "Whether it is held back."), registry.Column("Active", "Jobs that run now."),
+			registry.Column("Last Schedule", "When it ran last."))
+	k.All = true
 	return k
 }
 
-func autoscalerKind() kind[*autoscalingv2.HorizontalPodAutoscaler] {
-	k := stored[autoscalingv2.HorizontalPodAutoscaler, autoscalingv2.HorizontalPodAutoscalerList](
-		autoscalingv2.SchemeGroupVersion, "horizontalpodautoscalers", "horizontalpodautoscaler", inNamespace, "hpa").
-		checked(validateAutoscaler).
-		warned(unserved("HorizontalPodAutoscalers", workloadController)).
-		printed(func(h *autoscalingv2.HorizontalPodAutoscaler) []any {
+func autoscalerKind() registry.Kind[*autoscalingv2.HorizontalPodAutoscaler] {
+	k := registry.Stored[autoscalingv2.HorizontalPodAutoscaler, autoscalingv2.HorizontalPodAutoscalerList](
+		autoscalingv2.SchemeGroupVersion, "horizontalpodautoscalers", "horizontalpodautoscaler", registry.InNamespace, "hpa").
+		Checked(validateAutoscaler).
+		Warned(unserved("HorizontalPodAutoscalers", workloadController)).
+		Printed(func(h *autoscalingv2.HorizontalPodAutoscaler) []any {
 			target := h.Spec.ScaleTargetRef
 			return []any{target.Kind + "/" + target.Name, count(number(h.Spec.MinReplicas)), count(h.Spec.MaxReplicas), count(h.Status.CurrentReplicas)}
-		}, column("Reference", "What is scaled."), column("MinPods", "The fewest pods."), column("MaxPods", "The most."), column("Replicas", "How many there are."))
-	k.all = true
+		}, registry.Column("Reference", "What is scaled."), registry.Column("MinPods", "The fewest pods."), registry.Column("MaxPods", "The most."), registry.Column("Replicas", "How many there are."))
+	k.All = true
 	return k
 }
 
@@ -265,13 +267,13 @@ type scaled struct {
 	selector *metav1.LabelSelector
 }
 
-func scalable[T runtime.Object](k kind[T], of func(T) scaled) buildFunc {
-	return func(s storages, scheme *runtime.Scheme, options generic.RESTOptionsGetter) error {
-		main, _, err := add(s, scheme, options, k)
+func scalable[T runtime.Object](k registry.Kind[T], of func(T) scaled) buildFunc {
+	return func(s registry.Set, scheme *runtime.Scheme, options generic.RESTOptionsGetter) error {
+		main, _, err := registry.Add(s, scheme, options, k)
 		if err != nil {
 			return err
 		}
-		s.put(k.gv, k.plural+"/scale", &scaleStorage[T]{main, of})
+		s.Put(k.GroupVersion, k.Plural+"/scale", &scaleStorage[T]{main, of})
 		return nil
 	}
 }

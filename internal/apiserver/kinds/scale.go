@@ -1,4 +1,4 @@
-package apiserver
+package kinds
 
 import (
 	"context"
@@ -12,12 +12,14 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/registry/rest"
+
+	"portico.dev/portico/internal/apiserver/registry"
 )
 
 // scaleStorage serves the scale subresource: the wanted number of a workload's pods,
 // in one form for all kinds, as `kubectl scale` and autoscalers expect it.
 type scaleStorage[T runtime.Object] struct {
-	main *restStorage
+	main *registry.Storage
 	of   func(T) scaled
 }
 

@@ -1,4 +1,4 @@
-package apiserver
+package kinds
 
 import (
 	"fmt"
@@ -15,43 +15,45 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"portico.dev/portico/internal/apiserver/registry"
 )
 
 // eventTTL is how long events are kept, as upstream's default.
 const eventTTL = time.Hour
 
-func namespaceKind() kind[*corev1.Namespace] {
-	return kind[*corev1.Namespace]{
-		gv: corev1.SchemeGroupVersion, plural: "namespaces", singular: "namespace", short: []string{"ns"},
-		newObject: func() *corev1.Namespace { return &corev1.Namespace{} },
-		newList:   func() runtime.Object { return &corev1.NamespaceList{} },
-		fields: func(n *corev1.Namespace) fields.Set {
+func namespaceKind() registry.Kind[*corev1.Namespace] {
+	return registry.Kind[*corev1.Namespace]{
+		GroupVersion: corev1.SchemeGroupVersion, Plural: "namespaces", Singular: "namespace", Short: []string{"ns"},
+		NewObject: func() *corev1.Namespace { return &corev1.Namespace{} },
+		NewList:   func() runtime.Object { return &corev1.NamespaceList{} },
+		Fields: func(n *corev1.Namespace) fields.Set {
 			return fields.Set{"status.phase": string(n.Status.Phase), "name": n.Name}
 		},
-		rules: rules[*corev1.Namespace]{
-			prepareCreate: func(n *corev1.Namespace) {
+		Rules: registry.Rules[*corev1.Namespace]{
+			PrepareCreate: func(n *corev1.Namespace) {
 				defaultNamespace(n) // generateName gave it a name after decoding
 				n.Status.Phase = corev1.NamespaceActive
 				if !slices.Contains(n.Spec.Finalizers, corev1.FinalizerKubernetes) {
 					n.Spec.Finalizers = append(n.Spec.Finalizers, corev1.FinalizerKubernetes)
 				}
 			},
-			prepareUpdate: func(n, old *corev1.Namespace) { n.Spec.Finalizers = old.Spec.Finalizers },
-			validate: func(n *corev1.Namespace) field.ErrorList {
+			PrepareUpdate: func(n, old *corev1.Namespace) { n.Spec.Finalizers = old.Spec.Finalizers },
+			Validate: func(n *corev1.Namespace) field.ErrorList {
 				return validateMeta(&n.ObjectMeta, false, validation.ValidateNamespaceName)
 			},
-			validateUpdate: func(n, old *corev1.Namespace) field.ErrorList {
+			ValidateUpdate: func(n, old *corev1.Namespace) field.ErrorList {
 				return validateMetaUpdate(&n.ObjectMeta, &old.ObjectMeta)
 			},
 		},
-		table: table[*corev1.Namespace]{
-			columns: []metav1.TableColumnDefinition{column("Status", "Active, or Terminating while its contents are removed.")},
-			row:     func(n *corev1.Namespace) []any { return []any{string(n.Status.Phase)} },
+		Table: registry.Table[*corev1.Namespace]{
+			Columns: []metav1.TableColumnDefinition{registry.Column("Status", "Active, or Terminating while its contents are removed.")},
+			Row:     func(n *corev1.Namespace) []any { return []any{string(n.Status.Phase)} },
 		},
 	}
 }
 
-func configMapKind() kind[*corev1.ConfigMap] {
+func configMapKind() registry.Kind[*corev1.ConfigMap] {
 	path := field.NewPath("data")
 	validateKeys := func(c *corev1.ConfigMap) field.ErrorList {
 		var errs field.ErrorList
@@ -76,15 +78,15 @@ func configMapKind() kind[*corev1.ConfigMap] {
 		}
 		return errs
 	}
-	return kind[*corev1.ConfigMap]{
-		gv: corev1.SchemeGroupVersion, plural: "configmaps", singular: "configmap", short: []string{"cm"}, namespaced: true,
-		newObject: func() *corev1.ConfigMap { return &corev1.ConfigMap{} },
-		newList:   func() runtime.Object { return &corev1.ConfigMapList{} },
-		rules: rules[*corev1.ConfigMap]{
-			validate: func(c *corev1.ConfigMap) field.ErrorList {
+	return registry.Kind[*corev1.ConfigMap]{
+		GroupVersion: corev1.SchemeGroupVersion, Plural: "configmaps", Singular: "configmap", Short: []string{"cm"}, Namespaced: true,
+		NewObject: func() *corev1.ConfigMap { return &corev1.ConfigMap{} },
+		NewList:   func() runtime.Object { return &corev1.ConfigMapList{} },
+		Rules: registry.Rules[*corev1.ConfigMap]{
+			Validate: func(c *corev1.ConfigMap) field.ErrorList {
 				return append(validateMeta(&c.ObjectMeta, true, validation.NameIsDNSSubdomain), validateKeys(c)...)
 			},
-			validateUpdate: func(c, old *corev1.ConfigMap) field.ErrorList {
+			ValidateUpdate: func(c, old *corev1.ConfigMap) field.ErrorList {
 				errs := append(validateMetaUpdate(&c.ObjectMeta, &old.ObjectMeta), validateKeys(c)...)
 				if old.Immutable != nil && *old.Immutable {
 					if c.Immutable == nil || !*c.Immutable {
@@ -100,14 +102,14 @@ func configMapKind() kind[*corev1.ConfigMap] {
 				return errs
 			},
 		},
-		table: table[*corev1.ConfigMap]{
-			columns: []metav1.TableColumnDefinition{column("Data", "Number of entries.")},
-			row:     func(c *corev1.ConfigMap) []any { return []any{strconv.Itoa(len(c.Data) + len(c.BinaryData))} },
+		Table: registry.Table[*corev1.ConfigMap]{
+			Columns: []metav1.TableColumnDefinition{registry.Column("Data", "Number of entries.")},
+			Row:     func(c *corev1.ConfigMap) []any { return []any{strconv.Itoa(len(c.Data) + len(c.BinaryData))} },
 		},
 	}
 }
 
-func secretKind() kind[*corev1.Secret] {
+func secretKind() registry.Kind[*corev1.Secret] {
 	prepare := func(s *corev1.Secret) {
 		for key, value := range s.StringData {
 			if s.Data == nil {
@@ -130,18 +132,18 @@ func secretKind() kind[*corev1.Secret] {
 		}
 		return errs
 	}
-	return kind[*corev1.Secret]{
-		gv: corev1.SchemeGroupVersion, plural: "secrets", singular: "secret", namespaced: true,
-		newObject: func() *corev1.Secret { return &corev1.Secret{} },
-		newList:   func() runtime.Object { return &corev1.SecretList{} },
-		fields:    func(s *corev1.Secret) fields.Set { return fields.Set{"type": string(s.Type)} },
-		rules: rules[*corev1.Secret]{
-			prepareCreate: prepare,
-			prepareUpdate: func(s, _ *corev1.Secret) { prepare(s) },
-			validate: func(s *corev1.Secret) field.ErrorList {
+	return registry.Kind[*corev1.Secret]{
+		GroupVersion: corev1.SchemeGroupVersion, Plural: "secrets", Singular: "secret", Namespaced: true,
+		NewObject: func() *corev1.Secret { return &corev1.Secret{} },
+		NewList:   func() runtime.Object { return &corev1.SecretList{} },
+		Fields:    func(s *corev1.Secret) fields.Set { return fields.Set{"type": string(s.Type)} },
+		Rules: registry.Rules[*corev1.Secret]{
+			PrepareCreate: prepare,
+			PrepareUpdate: func(s, _ *corev1.Secret) { prepare(s) },
+			Validate: func(s *corev1.Secret) field.ErrorList {
 				return append(validateMeta(&s.ObjectMeta, true, validation.NameIsDNSSubdomain), validateKeys(s)...)
 			},
-			validateUpdate: func(s, old *corev1.Secret) field.ErrorList {
+			ValidateUpdate: func(s, old *corev1.Secret) field.ErrorList {
 				errs := append(validateMetaUpdate(&s.ObjectMeta, &old.ObjectMeta), validateKeys(s)...)
 				if old.Immutable != nil && *old.Immutable {
 					if s.Immutable == nil || !*s.Immutable {
@@ -154,47 +156,47 @@ func secretKind() kind[*corev1.Secret] {
 				return append(errs, validation.ValidateImmutableField(s.Type, old.Type, field.NewPath("type"))...)
 			},
 		},
-		table: table[*corev1.Secret]{
-			columns: []metav1.TableColumnDefinition{column("Type", "What the secret is for."), column("Data", "Number of entries.")},
-			row:     func(s *corev1.Secret) []any { return []any{string(s.Type), strconv.Itoa(len(s.Data))} },
+		Table: registry.Table[*corev1.Secret]{
+			Columns: []metav1.TableColumnDefinition{registry.Column("Type", "What the secret is for."), registry.Column("Data", "Number of entries.")},
+			Row:     func(s *corev1.Secret) []any { return []any{string(s.Type), strconv.Itoa(len(s.Data))} },
 		},
 	}
 }
 
-func serviceAccountKind() kind[*corev1.ServiceAccount] {
-	return kind[*corev1.ServiceAccount]{
-		gv: corev1.SchemeGroupVersion, plural: "serviceaccounts", singular: "serviceaccount", short: []string{"sa"}, namespaced: true,
-		newObject: func() *corev1.ServiceAccount { return &corev1.ServiceAccount{} },
-		newList:   func() runtime.Object { return &corev1.ServiceAccountList{} },
-		rules: rules[*corev1.ServiceAccount]{
-			validate: func(s *corev1.ServiceAccount) field.ErrorList {
+func serviceAccountKind() registry.Kind[*corev1.ServiceAccount] {
+	return registry.Kind[*corev1.ServiceAccount]{
+		GroupVersion: corev1.SchemeGroupVersion, Plural: "serviceaccounts", Singular: "serviceaccount", Short: []string{"sa"}, Namespaced: true,
+		NewObject: func() *corev1.ServiceAccount { return &corev1.ServiceAccount{} },
+		NewList:   func() runtime.Object { return &corev1.ServiceAccountList{} },
+		Rules: registry.Rules[*corev1.ServiceAccount]{
+			Validate: func(s *corev1.ServiceAccount) field.ErrorList {
 				return validateMeta(&s.ObjectMeta, true, validation.ValidateServiceAccountName)
 			},
-			validateUpdate: func(s, old *corev1.ServiceAccount) field.ErrorList {
+			ValidateUpdate: func(s, old *corev1.ServiceAccount) field.ErrorList {
 				return validateMetaUpdate(&s.ObjectMeta, &old.ObjectMeta)
 			},
 		},
-		table: table[*corev1.ServiceAccount]{
-			columns: []metav1.TableColumnDefinition{column("Secrets", "Number of secrets.")},
-			row:     func(s *corev1.ServiceAccount) []any { return []any{strconv.Itoa(len(s.Secrets))} },
+		Table: registry.Table[*corev1.ServiceAccount]{
+			Columns: []metav1.TableColumnDefinition{registry.Column("Secrets", "Number of secrets.")},
+			Row:     func(s *corev1.ServiceAccount) []any { return []any{strconv.Itoa(len(s.Secrets))} },
 		},
 	}
 }
 
-func nodeKind() kind[*corev1.Node] {
-	return kind[*corev1.Node]{
-		gv: corev1.SchemeGroupVersion, plural: "nodes", singular: "node", short: []string{"no"},
-		newObject: func() *corev1.Node { return &corev1.Node{} },
-		newList:   func() runtime.Object { return &corev1.NodeList{} },
-		fields: func(n *corev1.Node) fields.Set {
+func nodeKind() registry.Kind[*corev1.Node] {
+	return registry.Kind[*corev1.Node]{
+		GroupVersion: corev1.SchemeGroupVersion, Plural: "nodes", Singular: "node", Short: []string{"no"},
+		NewObject: func() *corev1.Node { return &corev1.Node{} },
+		NewList:   func() runtime.Object { return &corev1.NodeList{} },
+		Fields: func(n *corev1.Node) fields.Set {
 			return fields.Set{"spec.unschedulable": strconv.FormatBool(n.Spec.Unschedulable)}
 		},
-		rules: rules[*corev1.Node]{
-			statusOnCreate: true,
-			validate: func(n *corev1.Node) field.ErrorList {
+		Rules: registry.Rules[*corev1.Node]{
+			StatusOnCreate: true,
+			Validate: func(n *corev1.Node) field.ErrorList {
 				return validateMeta(&n.ObjectMeta, false, validation.NameIsDNSSubdomain)
 			},
-			validateUpdate: func(n, old *corev1.Node) field.ErrorList {
+			ValidateUpdate: func(n, old *corev1.Node) field.ErrorList {
 				errs := validateMetaUpdate(&n.ObjectMeta, &old.ObjectMeta)
 				if len(old.Spec.PodCIDRs) > 0 && !slices.Equal(n.Spec.PodCIDRs, old.Spec.PodCIDRs) {
 					errs = append(errs, field.Forbidden(field.NewPath("spec", "podCIDRs"), "node updates may not change podCIDR except from \"\" to valid"))
@@ -202,16 +204,16 @@ func nodeKind() kind[*corev1.Node] {
 				return errs
 			},
 		},
-		table: table[*corev1.Node]{
-			afterAge: 1,
-			columns: []metav1.TableColumnDefinition{
-				column("Status", "Whether the node takes workloads."), column("Roles", "Roles from the node's labels."),
-				column("Version", "Version of the agent."), wide("Internal-IP", "Address inside the cluster."),
-				wide("External-IP", "Address outside the cluster."), wide("OS-Image", "The operating system."),
-				wide("Kernel-Version", "The kernel."), wide("Container-Runtime", "What runs the workloads."),
-				wide("Pod-CIDRs", "Ranges of the node's pods."),
+		Table: registry.Table[*corev1.Node]{
+			AfterAge: 1,
+			Columns: []metav1.TableColumnDefinition{
+				registry.Column("Status", "Whether the node takes workloads."), registry.Column("Roles", "Roles from the node's labels."),
+				registry.Column("Version", "Version of the agent."), registry.Wide("Internal-IP", "Address inside the cluster."),
+				registry.Wide("External-IP", "Address outside the cluster."), registry.Wide("OS-Image", "The operating system."),
+				registry.Wide("Kernel-Version", "The kernel."), registry.Wide("Container-Runtime", "What runs the workloads."),
+				registry.Wide("Pod-CIDRs", "Ranges of the node's pods."),
 			},
-			row: func(n *corev1.Node) []any {
+			Row: func(n *corev1.Node) []any {
 				info := n.Status.NodeInfo
 				return []any{
 					nodeStatus(n), nodeRoles(n), info.KubeletVersion, nodeAddress(n, corev1.NodeInternalIP), nodeAddress(n, corev1.NodeExternalIP),
@@ -260,12 +262,12 @@ func nodeAddress(n *corev1.Node, kind corev1.NodeAddressType) string {
 	return "<none>"
 }
 
-func eventKind() kind[*corev1.Event] {
-	return kind[*corev1.Event]{
-		gv: corev1.SchemeGroupVersion, plural: "events", singular: "event", short: []string{"ev"}, namespaced: true, ttl: eventTTL,
-		newObject: func() *corev1.Event { return &corev1.Event{} },
-		newList:   func() runtime.Object { return &corev1.EventList{} },
-		fields: func(e *corev1.Event) fields.Set {
+func eventKind() registry.Kind[*corev1.Event] {
+	return registry.Kind[*corev1.Event]{
+		GroupVersion: corev1.SchemeGroupVersion, Plural: "events", Singular: "event", Short: []string{"ev"}, Namespaced: true, TTL: eventTTL,
+		NewObject: func() *corev1.Event { return &corev1.Event{} },
+		NewList:   func() runtime.Object { return &corev1.EventList{} },
+		Fields: func(e *corev1.Event) fields.Set {
 			source := e.Source.Component
 			if source == "" {
 				source = e.ReportingController
@@ -278,31 +280,31 @@ func eventKind() kind[*corev1.Event] {
 				"reportingComponent": e.ReportingController, "source": source, "type": e.Type,
 			}
 		},
-		rules: rules[*corev1.Event]{
-			createOnUpdate: true,
-			validate: func(e *corev1.Event) field.ErrorList {
+		Rules: registry.Rules[*corev1.Event]{
+			CreateOnUpdate: true,
+			Validate: func(e *corev1.Event) field.ErrorList {
 				errs := validateMeta(&e.ObjectMeta, true, validation.NameIsDNSSubdomain)
 				if ns := e.InvolvedObject.Namespace; ns != "" && ns != e.Namespace {
 					errs = append(errs, field.Invalid(field.NewPath("involvedObject", "namespace"), ns, "does not match event.namespace"))
 				}
 				return errs
 			},
-			validateUpdate: func(e, old *corev1.Event) field.ErrorList {
+			ValidateUpdate: func(e, old *corev1.Event) field.ErrorList {
 				return validateMetaUpdate(&e.ObjectMeta, &old.ObjectMeta)
 			},
 		},
-		table: table[*corev1.Event]{
-			nameWide: true,
-			columns: []metav1.TableColumnDefinition{
-				column("Last Seen", "Time since it happened last."), column("Type", "Normal or Warning."),
-				column("Reason", "Why, in one word."), column("Object", "What it happened to."),
-				wide("Subobject", "The part of it."), wide("Source", "Who says so."), column("Message", "What happened."),
-				wide("First Seen", "Time since it happened first."), wide("Count", "How often it happened."),
+		Table: registry.Table[*corev1.Event]{
+			NameWide: true,
+			Columns: []metav1.TableColumnDefinition{
+				registry.Column("Last Seen", "Time since it happened last."), registry.Column("Type", "Normal or Warning."),
+				registry.Column("Reason", "Why, in one word."), registry.Column("Object", "What it happened to."),
+				registry.Wide("Subobject", "The part of it."), registry.Wide("Source", "Who says so."), registry.Column("Message", "What happened."),
+				registry.Wide("First Seen", "Time since it happened first."), registry.Wide("Count", "How often it happened."),
 			},
-			row: func(e *corev1.Event) []any {
+			Row: func(e *corev1.Event) []any {
 				return []any{
-					age(eventTime(e)), e.Type, e.Reason, strings.ToLower(e.InvolvedObject.Kind) + "/" + e.InvolvedObject.Name,
-					e.InvolvedObject.FieldPath, eventSource(e), strings.TrimSpace(e.Message), age(eventStart(e)), eventCount(e),
+					registry.Age(eventTime(e)), e.Type, e.Reason, strings.ToLower(e.InvolvedObject.Kind) + "/" + e.InvolvedObject.Name,
+					e.InvolvedObject.FieldPath, eventSource(e), strings.TrimSpace(e.Message), registry.Age(eventStart(e)), eventCount(e),
 				}
 			},
 		},

@@ -1,4 +1,4 @@
-package apiserver
+package kinds
 
 import (
 	"slices"
@@ -11,6 +11,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/registry/generic"
+
+	"portico.dev/portico/internal/apiserver/registry"
 )
 
 // Ingress, IngressClass and NetworkPolicy are kept for other projects' controllers.
@@ -20,14 +22,14 @@ import (
 // relies on it.
 const policyNotEnforced = "nothing enforces this NetworkPolicy yet: all traffic stays allowed"
 
-func addNetworking(s storages, scheme *runtime.Scheme, options generic.RESTOptionsGetter) error {
-	if _, _, err := add(s, scheme, options, ingressKind()); err != nil {
+func addNetworking(s registry.Set, scheme *runtime.Scheme, options generic.RESTOptionsGetter) error {
+	if _, _, err := registry.Add(s, scheme, options, ingressKind()); err != nil {
 		return err
 	}
-	if _, _, err := add(s, scheme, options, ingressClassKind()); err != nil {
+	if _, _, err := registry.Add(s, scheme, options, ingressClassKind()); err != nil {
 		return err
 	}
-	_, _, err := add(s, scheme, options, networkPolicyKind())
+	_, _, err := registry.Add(s, scheme, options, networkPolicyKind())
 	return err
 }
 
@@ -69,45 +71,45 @@ func defaultIngressClass(c *networkingv1.IngressClass) {
 	}
 }
 
-func networkPolicyKind() kind[*networkingv1.NetworkPolicy] {
-	return kind[*networkingv1.NetworkPolicy]{
-		gv: networkingv1.SchemeGroupVersion, plural: "networkpolicies", singular: "networkpolicy", short: []string{"netpol"}, namespaced: true,
-		newObject: func() *networkingv1.NetworkPolicy { return &networkingv1.NetworkPolicy{} },
-		newList:   func() runtime.Object { return &networkingv1.NetworkPolicyList{} },
-		rules: rules[*networkingv1.NetworkPolicy]{
-			validate: func(p *networkingv1.NetworkPolicy) field.ErrorList {
+func networkPolicyKind() registry.Kind[*networkingv1.NetworkPolicy] {
+	return registry.Kind[*networkingv1.NetworkPolicy]{
+		GroupVersion: networkingv1.SchemeGroupVersion, Plural: "networkpolicies", Singular: "networkpolicy", Short: []string{"netpol"}, Namespaced: true,
+		NewObject: func() *networkingv1.NetworkPolicy { return &networkingv1.NetworkPolicy{} },
+		NewList:   func() runtime.Object { return &networkingv1.NetworkPolicyList{} },
+		Rules: registry.Rules[*networkingv1.NetworkPolicy]{
+			Validate: func(p *networkingv1.NetworkPolicy) field.ErrorList {
 				return append(validateMeta(&p.ObjectMeta, true, validation.NameIsDNSSubdomain), validatePolicy(&p.Spec, nil)...)
 			},
-			validateUpdate: func(p, old *networkingv1.NetworkPolicy) field.ErrorList {
+			ValidateUpdate: func(p, old *networkingv1.NetworkPolicy) field.ErrorList {
 				return append(validateMetaUpdate(&p.ObjectMeta, &old.ObjectMeta), validatePolicy(&p.Spec, policyPrefixes(&old.Spec))...)
 			},
-			warnings: func(_, _ *networkingv1.NetworkPolicy) []string { return []string{policyNotEnforced} },
+			Warnings: func(_, _ *networkingv1.NetworkPolicy) []string { return []string{policyNotEnforced} },
 		},
-		table: table[*networkingv1.NetworkPolicy]{
-			columns: []metav1.TableColumnDefinition{column("Pod-Selector", "Labels of the pods that it is for.")},
-			row: func(p *networkingv1.NetworkPolicy) []any {
+		Table: registry.Table[*networkingv1.NetworkPolicy]{
+			Columns: []metav1.TableColumnDefinition{registry.Column("Pod-Selector", "Labels of the pods that it is for.")},
+			Row: func(p *networkingv1.NetworkPolicy) []any {
 				return []any{metav1.FormatLabelSelector(&p.Spec.PodSelector)}
 			},
 		},
 	}
 }
 
-func ingressKind() kind[*networkingv1.Ingress] {
-	return kind[*networkingv1.Ingress]{
-		gv: networkingv1.SchemeGroupVersion, plural: "ingresses", singular: "ingress", short: []string{"ing"}, namespaced: true,
-		newObject: func() *networkingv1.Ingress { return &networkingv1.Ingress{} },
-		newList:   func() runtime.Object { return &networkingv1.IngressList{} },
-		rules: rules[*networkingv1.Ingress]{
-			validate:       validateNewIngress,
-			validateUpdate: validateChangedIngress,
-			validateStatus: validateIngressStatus,
+func ingressKind() registry.Kind[*networkingv1.Ingress] {
+	return registry.Kind[*networkingv1.Ingress]{
+		GroupVersion: networkingv1.SchemeGroupVersion, Plural: "ingresses", Singular: "ingress", Short: []string{"ing"}, Namespaced: true,
+		NewObject: func() *networkingv1.Ingress { return &networkingv1.Ingress{} },
+		NewList:   func() runtime.Object { return &networkingv1.IngressList{} },
+		Rules: registry.Rules[*networkingv1.Ingress]{
+			Validate:       validateNewIngress,
+			ValidateUpdate: validateChangedIngress,
+			ValidateStatus: validateIngressStatus,
 		},
-		table: table[*networkingv1.Ingress]{
-			columns: []metav1.TableColumnDefinition{
-				column("Class", "The IngressClass that serves it."), column("Hosts", "Names that it answers for."),
-				column("Address", "Where its controller answers."), column("Ports", "80, and 443 with TLS."),
+		Table: registry.Table[*networkingv1.Ingress]{
+			Columns: []metav1.TableColumnDefinition{
+				registry.Column("Class", "The IngressClass that serves it."), registry.Column("Hosts", "Names that it answers for."),
+				registry.Column("Address", "Where its controller answers."), registry.Column("Ports", "80, and 443 with TLS."),
 			},
-			row: ingressRow,
+			Row: ingressRow,
 		},
 	}
 }
@@ -141,24 +143,24 @@ func ingressRow(in *networkingv1.Ingress) []any {
 	return []any{none(class), strings.Join(hosts, ","), strings.Join(addresses, ","), ports}
 }
 
-func ingressClassKind() kind[*networkingv1.IngressClass] {
-	return kind[*networkingv1.IngressClass]{
-		gv: networkingv1.SchemeGroupVersion, plural: "ingressclasses", singular: "ingressclass",
-		newObject: func() *networkingv1.IngressClass { return &networkingv1.IngressClass{} },
-		newList:   func() runtime.Object { return &networkingv1.IngressClassList{} },
-		rules: rules[*networkingv1.IngressClass]{
-			validate: func(c *networkingv1.IngressClass) field.ErrorList {
+func ingressClassKind() registry.Kind[*networkingv1.IngressClass] {
+	return registry.Kind[*networkingv1.IngressClass]{
+		GroupVersion: networkingv1.SchemeGroupVersion, Plural: "ingressclasses", Singular: "ingressclass",
+		NewObject: func() *networkingv1.IngressClass { return &networkingv1.IngressClass{} },
+		NewList:   func() runtime.Object { return &networkingv1.IngressClassList{} },
+		Rules: registry.Rules[*networkingv1.IngressClass]{
+			Validate: func(c *networkingv1.IngressClass) field.ErrorList {
 				return append(validateMeta(&c.ObjectMeta, false, validation.NameIsDNSSubdomain), validateIngressClass(&c.Spec)...)
 			},
-			validateUpdate: func(c, old *networkingv1.IngressClass) field.ErrorList {
+			ValidateUpdate: func(c, old *networkingv1.IngressClass) field.ErrorList {
 				errs := validateMetaUpdate(&c.ObjectMeta, &old.ObjectMeta)
 				errs = append(errs, validation.ValidateImmutableField(c.Spec.Controller, old.Spec.Controller, field.NewPath("spec", "controller"))...)
 				return append(errs, validateIngressClass(&c.Spec)...)
 			},
 		},
-		table: table[*networkingv1.IngressClass]{
-			columns: []metav1.TableColumnDefinition{column("Controller", "Who serves the class."), column("Parameters", "An object with the class's settings.")},
-			row: func(c *networkingv1.IngressClass) []any {
+		Table: registry.Table[*networkingv1.IngressClass]{
+			Columns: []metav1.TableColumnDefinition{registry.Column("Controller", "Who serves the class."), registry.Column("Parameters", "An object with the class's settings.")},
+			Row: func(c *networkingv1.IngressClass) []any {
 				p := c.Spec.Parameters
 				if p == nil {
 					return []any{c.Spec.Controller, "<none>"}

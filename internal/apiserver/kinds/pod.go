@@ -1,4 +1,4 @@
-package apiserver
+package kinds
 
 import (
 	"context"
@@ -14,31 +14,33 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
-	"k8s.io/apiserver/pkg/registry/generic/registry"
+	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
 	"k8s.io/apiserver/pkg/registry/rest"
+
+	"portico.dev/portico/internal/apiserver/registry"
 )
 
-func podKind() kind[*corev1.Pod] {
-	return kind[*corev1.Pod]{
-		gv: corev1.SchemeGroupVersion, plural: "pods", singular: "pod", short: []string{"po"}, all: true, namespaced: true,
-		newObject: func() *corev1.Pod { return &corev1.Pod{} },
-		newList:   func() runtime.Object { return &corev1.PodList{} },
-		fields:    podFields,
-		rules: rules[*corev1.Pod]{
-			prepareCreate: func(p *corev1.Pod) { p.Status = corev1.PodStatus{Phase: corev1.PodPending} },
-			validate: func(p *corev1.Pod) field.ErrorList {
+func podKind() registry.Kind[*corev1.Pod] {
+	return registry.Kind[*corev1.Pod]{
+		GroupVersion: corev1.SchemeGroupVersion, Plural: "pods", Singular: "pod", Short: []string{"po"}, All: true, Namespaced: true,
+		NewObject: func() *corev1.Pod { return &corev1.Pod{} },
+		NewList:   func() runtime.Object { return &corev1.PodList{} },
+		Fields:    podFields,
+		Rules: registry.Rules[*corev1.Pod]{
+			PrepareCreate: func(p *corev1.Pod) { p.Status = corev1.PodStatus{Phase: corev1.PodPending} },
+			Validate: func(p *corev1.Pod) field.ErrorList {
 				return append(validateMeta(&p.ObjectMeta, true, validation.NameIsDNSSubdomain), validatePodSpec(&p.Spec)...)
 			},
-			validateUpdate: validatePodUpdate,
-			graceful:       podGrace,
+			ValidateUpdate: validatePodUpdate,
+			Graceful:       podGrace,
 		},
-		table: table[*corev1.Pod]{
-			columns: []metav1.TableColumnDefinition{
-				column("Ready", "Ready containers of all."), column("Status", "Phase, or the reason of its state."),
-				column("Restarts", "Restarts of all containers."), wide("IP", "Primary address."), wide("Node", "Where it runs."),
-				wide("Nominated Node", "Where it may be placed."), wide("Readiness Gates", "Conditions that must hold beside the containers'."),
+		Table: registry.Table[*corev1.Pod]{
+			Columns: []metav1.TableColumnDefinition{
+				registry.Column("Ready", "Ready containers of all."), registry.Column("Status", "Phase, or the reason of its state."),
+				registry.Column("Restarts", "Restarts of all containers."), registry.Wide("IP", "Primary address."), registry.Wide("Node", "Where it runs."),
+				registry.Wide("Nominated Node", "Where it may be placed."), registry.Wide("Readiness Gates", "Conditions that must hold beside the containers'."),
 			},
-			row: podRow,
+			Row: podRow,
 		},
 	}
 }
@@ -178,7 +180,7 @@ func readinessGates(p *corev1.Pod) string {
 }
 
 // bindingStorage serves pods/binding: it puts a pod on a node.
-type bindingStorage struct{ pods *registry.Store }
+type bindingStorage struct{ pods *genericregistry.Store }
 
 func (b *bindingStorage) New() runtime.Object  { return &corev1.Binding{} }
 func (b *bindingStorage) Destroy()             {}

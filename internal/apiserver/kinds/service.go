@@ -1,4 +1,4 @@
-package apiserver
+package kinds
 
 import (
 	"context"
@@ -14,42 +14,43 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/endpoints/request"
-	"k8s.io/apiserver/pkg/registry/generic/registry"
+	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/apiserver/pkg/util/dryrun"
 
 	"portico.dev/portico/internal/apiserver/claims"
+	"portico.dev/portico/internal/apiserver/registry"
 	"portico.dev/portico/internal/core/ipam"
 	"portico.dev/portico/internal/core/service"
 )
 
-func serviceKind(cluster service.Cluster, pools *ipam.Pools) kind[*corev1.Service] {
-	return kind[*corev1.Service]{
-		gv: corev1.SchemeGroupVersion, plural: "services", singular: "service", short: []string{"svc"}, all: true, namespaced: true,
-		newObject: func() *corev1.Service { return &corev1.Service{} },
-		newList:   func() runtime.Object { return &corev1.ServiceList{} },
-		fields: func(s *corev1.Service) fields.Set {
+func serviceKind(cluster service.Cluster, pools *ipam.Pools) registry.Kind[*corev1.Service] {
+	return registry.Kind[*corev1.Service]{
+		GroupVersion: corev1.SchemeGroupVersion, Plural: "services", Singular: "service", Short: []string{"svc"}, All: true, Namespaced: true,
+		NewObject: func() *corev1.Service { return &corev1.Service{} },
+		NewList:   func() runtime.Object { return &corev1.ServiceList{} },
+		Fields: func(s *corev1.Service) fields.Set {
 			return fields.Set{"spec.clusterIP": s.Spec.ClusterIP, "spec.type": string(s.Spec.Type)}
 		},
-		rules: rules[*corev1.Service]{
-			prepareCreate: cluster.PrepareForCreate,
-			prepareUpdate: cluster.PrepareForUpdate,
-			validate: func(svc *corev1.Service) field.ErrorList {
+		Rules: registry.Rules[*corev1.Service]{
+			PrepareCreate: cluster.PrepareForCreate,
+			PrepareUpdate: cluster.PrepareForUpdate,
+			Validate: func(svc *corev1.Service) field.ErrorList {
 				return append(cluster.Validate(svc), pools.Validate(svc, nil)...)
 			},
-			validateUpdate: func(svc, old *corev1.Service) field.ErrorList {
+			ValidateUpdate: func(svc, old *corev1.Service) field.ErrorList {
 				return append(cluster.ValidateUpdate(svc, old), pools.Validate(svc, old)...)
 			},
-			validateStatus: service.ValidateStatusUpdate,
-			warnings:       func(svc, _ *corev1.Service) []string { return service.Warnings(svc) },
+			ValidateStatus: service.ValidateStatusUpdate,
+			Warnings:       func(svc, _ *corev1.Service) []string { return service.Warnings(svc) },
 		},
-		table: table[*corev1.Service]{
-			columns: []metav1.TableColumnDefinition{
-				column("Type", "ClusterIP, NodePort, LoadBalancer or ExternalName."), column("Cluster-IP", "Address inside the cluster."),
-				column("External-IP", "Addresses for clients outside."), column("Port(s)", "Port, node port and protocol."),
-				wide("Selector", "Labels of the pods behind it."),
+		Table: registry.Table[*corev1.Service]{
+			Columns: []metav1.TableColumnDefinition{
+				registry.Column("Type", "ClusterIP, NodePort, LoadBalancer or ExternalName."), registry.Column("Cluster-IP", "Address inside the cluster."),
+				registry.Column("External-IP", "Addresses for clients outside."), registry.Column("Port(s)", "Port, node port and protocol."),
+				registry.Wide("Selector", "Labels of the pods behind it."),
 			},
-			row: serviceRow,
+			Row: serviceRow,
 		},
 	}
 }
@@ -83,8 +84,8 @@ func externalAddresses(s *corev1.Service) string {
 	return none(strings.Join(s.Spec.ExternalIPs, ","))
 }
 
-// servicePolicy says what Services claim, and assigns from pools.
-func servicePolicy(pools *ipam.Pools, mirror *claims.Mirror) claims.Policy {
+// ServicePolicy says what Services claim, and assigns from pools.
+func ServicePolicy(pools *ipam.Pools, mirror *claims.Mirror) claims.Policy {
 	return claims.Policy{
 		Claims: func(obj runtime.Object) []ipam.Claim {
 			return ipam.AllServiceClaims(obj.(*corev1.Service))
@@ -122,20 +123,20 @@ func serviceError(svc *corev1.Service, err error) error {
 	case errors.As(err, &invalid):
 		return apierrors.NewInvalid(corev1.SchemeGroupVersion.WithKind("Service").GroupKind(), svc.Name, field.ErrorList{invalid})
 	}
-	return &causedError{apierrors.NewInternalError(err), err}
+	return &CausedError{apierrors.NewInternalError(err), err}
 }
 
-// causedError is an answer that still tells its cause: ipam.ErrFull for one.
-type causedError struct {
+// CausedError is an answer that still tells its cause: ipam.ErrFull for one.
+type CausedError struct {
 	*apierrors.StatusError
-	cause error
+	Cause error
 }
 
-func (e *causedError) Unwrap() error { return e.cause }
+func (e *CausedError) Unwrap() error { return e.Cause }
 
 // deleteEndpoints removes the Endpoints of a Service that is gone, written by hand or
 // not, as upstream does. Slices are collected by their owner.
-func deleteEndpoints(endpoints *registry.Store) registry.AfterDeleteFunc {
+func deleteEndpoints(endpoints *genericregistry.Store) genericregistry.AfterDeleteFunc {
 	return func(obj runtime.Object, options *metav1.DeleteOptions) {
 		if dryrun.IsDryRun(options.DryRun) {
 			return
@@ -148,26 +149,26 @@ func deleteEndpoints(endpoints *registry.Store) registry.AfterDeleteFunc {
 	}
 }
 
-// serviceStorage lets a dry run show the addresses that a write would get. The store
+// ServiceStorage lets a dry run show the addresses that a write would get. The store
 // assigns real writes itself; a dry run never reaches it, and keeps nothing.
-type serviceStorage struct {
-	*restStorage
+type ServiceStorage struct {
+	*registry.Storage
 	pools  *ipam.Pools
 	claims *kubernetes.Client
 }
 
-func (s *serviceStorage) Create(ctx context.Context, obj runtime.Object, validate rest.ValidateObjectFunc, options *metav1.CreateOptions) (runtime.Object, error) {
-	out, err := s.restStorage.Create(ctx, obj, validate, options)
+func (s *ServiceStorage) Create(ctx context.Context, obj runtime.Object, validate rest.ValidateObjectFunc, options *metav1.CreateOptions) (runtime.Object, error) {
+	out, err := s.Storage.Create(ctx, obj, validate, options)
 	if err != nil || !dryrun.IsDryRun(options.DryRun) {
 		return out, err
 	}
 	return out, s.preview(ctx, out)
 }
 
-func (s *serviceStorage) Update(ctx context.Context, name string, info rest.UpdatedObjectInfo, create rest.ValidateObjectFunc,
+func (s *ServiceStorage) Update(ctx context.Context, name string, info rest.UpdatedObjectInfo, create rest.ValidateObjectFunc,
 	update rest.ValidateObjectUpdateFunc, force bool, options *metav1.UpdateOptions,
 ) (runtime.Object, bool, error) {
-	out, created, err := s.restStorage.Update(ctx, name, info, create, update, force, options)
+	out, created, err := s.Storage.Update(ctx, name, info, create, update, force, options)
 	if err != nil || !dryrun.IsDryRun(options.DryRun) {
 		return out, created, err
 	}
@@ -175,7 +176,7 @@ func (s *serviceStorage) Update(ctx context.Context, name string, info rest.Upda
 }
 
 // preview assigns what a write would, and says which choice of the client's is taken.
-func (s *serviceStorage) preview(ctx context.Context, obj runtime.Object) error {
+func (s *ServiceStorage) preview(ctx context.Context, obj runtime.Object) error {
 	svc := obj.(*corev1.Service)
 	taken, err := claims.Taken(ctx, s.claims, ipam.AllServiceClaims(svc))
 	if err != nil {

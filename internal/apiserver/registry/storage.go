@@ -1,4 +1,4 @@
-package apiserver
+package registry
 
 import (
 	"context"
@@ -14,77 +14,77 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/duration"
 	"k8s.io/apiserver/pkg/registry/generic"
-	"k8s.io/apiserver/pkg/registry/generic/registry"
+	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/apiserver/pkg/storage/names"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 )
 
-// kind describes a served resource: its names, its rules and how it is printed.
-type kind[T runtime.Object] struct {
-	gv               schema.GroupVersion
-	plural, singular string
-	short            []string
-	all              bool // part of `kubectl get all`
-	namespaced       bool
-	newObject        func() T
-	newList          func() runtime.Object
-	rules            rules[T]
-	fields           func(T) fields.Set // what field selectors see besides name and namespace
-	table            table[T]
-	ttl              time.Duration // 0: kept until deleted
+// Kind describes a served resource: its names, its rules and how it is printed.
+type Kind[T runtime.Object] struct {
+	GroupVersion     schema.GroupVersion
+	Plural, Singular string
+	Short            []string
+	All              bool // part of `kubectl get all`
+	Namespaced       bool
+	NewObject        func() T
+	NewList          func() runtime.Object
+	Rules            Rules[T]
+	Fields           func(T) fields.Set // what field selectors see besides name and namespace
+	Table            Table[T]
+	TTL              time.Duration // 0: kept until deleted
 }
 
-// table says what `kubectl get` prints: Name, first, and Age, last, are added here.
-type table[T runtime.Object] struct {
-	columns  []metav1.TableColumnDefinition
-	row      func(T) []any
-	afterAge int  // how many columns, but wide ones, stand behind Age
-	nameWide bool // the name stands last, for -o wide only, and there is no age
+// Table says what `kubectl get` prints: Name, first, and Age, last, are added here.
+type Table[T runtime.Object] struct {
+	Columns  []metav1.TableColumnDefinition
+	Row      func(T) []any
+	AfterAge int  // how many columns, but wide ones, stand behind Age
+	NameWide bool // the name stands last, for -o wide only, and there is no age
 }
 
-// column is a column of the default width; wide ones are shown by -o wide.
-func column(name, description string) metav1.TableColumnDefinition {
+// Column is a column of the default width; wide ones are shown by -o wide.
+func Column(name, description string) metav1.TableColumnDefinition {
 	return metav1.TableColumnDefinition{Name: name, Type: "string", Description: description}
 }
 
-func wide(name, description string) metav1.TableColumnDefinition {
+func Wide(name, description string) metav1.TableColumnDefinition {
 	return metav1.TableColumnDefinition{Name: name, Type: "string", Description: description, Priority: 1}
 }
 
 // storage is the REST interface of a kind: the library's store with our names.
-type restStorage struct {
-	*registry.Store
+type Storage struct {
+	*genericregistry.Store
 	short      []string
 	categories []string
 }
 
-func (s *restStorage) ShortNames() []string { return s.short }
-func (s *restStorage) Categories() []string { return s.categories }
+func (s *Storage) ShortNames() []string { return s.short }
+func (s *Storage) Categories() []string { return s.categories }
 
 // newStorage builds the REST storage of a kind, and that of its status
 // subresource, nil where it has none.
-func newStorage[T runtime.Object](scheme *runtime.Scheme, options generic.RESTOptionsGetter, k kind[T]) (*restStorage, *statusStorage, error) {
-	s := &strategy[T]{ObjectTyper: scheme, NameGenerator: names.SimpleNameGenerator, gv: k.gv, namespaced: k.namespaced, rules: k.rules}
+func newStorage[T runtime.Object](scheme *runtime.Scheme, options generic.RESTOptionsGetter, k Kind[T]) (*Storage, *StatusStorage, error) {
+	s := &strategy[T]{ObjectTyper: scheme, NameGenerator: names.SimpleNameGenerator, gv: k.GroupVersion, namespaced: k.Namespaced, rules: k.Rules}
 	var deletes rest.RESTDeleteStrategy = s
-	if k.rules.graceful != nil {
+	if k.Rules.Graceful != nil {
 		deletes = gracefulStrategy[T]{s}
 	}
-	gr := k.gv.WithResource(k.plural).GroupResource()
-	store := &registry.Store{
-		NewFunc:                   func() runtime.Object { return k.newObject() },
-		NewListFunc:               k.newList,
+	gr := k.GroupVersion.WithResource(k.Plural).GroupResource()
+	store := &genericregistry.Store{
+		NewFunc:                   func() runtime.Object { return k.NewObject() },
+		NewListFunc:               k.NewList,
 		DefaultQualifiedResource:  gr,
-		SingularQualifiedResource: k.gv.WithResource(k.singular).GroupResource(),
+		SingularQualifiedResource: k.GroupVersion.WithResource(k.Singular).GroupResource(),
 		PredicateFunc:             nil,
 		CreateStrategy:            s,
 		UpdateStrategy:            s,
 		DeleteStrategy:            deletes,
 		ResetFieldsStrategy:       s,
-		TableConvertor:            tableConvertor[T]{k.table, k.singular},
+		TableConvertor:            tableConvertor[T]{k.Table, k.Singular},
 	}
-	if k.ttl > 0 {
-		store.TTLFunc = func(runtime.Object, uint64, bool) (uint64, error) { return uint64(k.ttl.Seconds()), nil }
+	if k.TTL > 0 {
+		store.TTLFunc = func(runtime.Object, uint64, bool) (uint64, error) { return uint64(k.TTL.Seconds()), nil }
 	}
 	attrs := func(obj runtime.Object) (labels.Set, fields.Set, error) {
 		m, err := meta.Accessor(obj)
@@ -92,11 +92,11 @@ func newStorage[T runtime.Object](scheme *runtime.Scheme, options generic.RESTOp
 			return nil, nil, err
 		}
 		set := fields.Set{"metadata.name": m.GetName()}
-		if k.namespaced {
+		if k.Namespaced {
 			set["metadata.namespace"] = m.GetNamespace()
 		}
-		if typed, ok := obj.(T); ok && k.fields != nil {
-			for name, value := range k.fields(typed) {
+		if typed, ok := obj.(T); ok && k.Fields != nil {
+			for name, value := range k.Fields(typed) {
 				set[name] = value
 			}
 		}
@@ -105,17 +105,17 @@ func newStorage[T runtime.Object](scheme *runtime.Scheme, options generic.RESTOp
 	if err := store.CompleteWithOptions(&generic.StoreOptions{RESTOptions: options, AttrFunc: attrs}); err != nil {
 		return nil, nil, fmt.Errorf("set up the storage of %s: %w", gr, err)
 	}
-	main := &restStorage{Store: store, short: k.short}
-	if k.all {
+	main := &Storage{Store: store, short: k.Short}
+	if k.All {
 		main.categories = []string{"all"}
 	}
-	if !part(k.newObject(), "Status").IsValid() {
+	if !part(k.NewObject(), "Status").IsValid() {
 		return main, nil, nil
 	}
 	statusStore := *store
 	statusStore.UpdateStrategy = statusStrategy[T]{s}
 	statusStore.ResetFieldsStrategy = statusStrategy[T]{s}
-	return main, &statusStorage{store: &statusStore}, nil
+	return main, &StatusStorage{Store: &statusStore}, nil
 }
 
 // gracefulStrategy lets an object live on for its grace period.
@@ -125,37 +125,37 @@ func (g gracefulStrategy[T]) CheckGracefulDelete(_ context.Context, obj runtime.
 	if options == nil {
 		return false
 	}
-	period := g.rules.graceful(obj.(T), options.GracePeriodSeconds)
+	period := g.rules.Graceful(obj.(T), options.GracePeriodSeconds)
 	options.GracePeriodSeconds = &period
 	return true
 }
 
-// statusStorage serves get, update and patch of a status.
-type statusStorage struct{ store *registry.Store }
+// StatusStorage serves get, update and patch of a status.
+type StatusStorage struct{ Store *genericregistry.Store }
 
-func (s *statusStorage) New() runtime.Object { return s.store.New() }
-func (s *statusStorage) Destroy()            {} // the main storage owns it
-func (s *statusStorage) Get(ctx context.Context, name string, options *metav1.GetOptions) (runtime.Object, error) {
-	return s.store.Get(ctx, name, options)
+func (s *StatusStorage) New() runtime.Object { return s.Store.New() }
+func (s *StatusStorage) Destroy()            {} // the main storage owns it
+func (s *StatusStorage) Get(ctx context.Context, name string, options *metav1.GetOptions) (runtime.Object, error) {
+	return s.Store.Get(ctx, name, options)
 }
 
-func (s *statusStorage) Update(ctx context.Context, name string, objInfo rest.UpdatedObjectInfo, createValidation rest.ValidateObjectFunc,
+func (s *StatusStorage) Update(ctx context.Context, name string, objInfo rest.UpdatedObjectInfo, createValidation rest.ValidateObjectFunc,
 	updateValidation rest.ValidateObjectUpdateFunc, _ bool, options *metav1.UpdateOptions,
 ) (runtime.Object, bool, error) {
-	return s.store.Update(ctx, name, clientsChange{objInfo}, createValidation, updateValidation, false, options)
+	return s.Store.Update(ctx, name, clientsChange{objInfo}, createValidation, updateValidation, false, options)
 }
 
-func (s *statusStorage) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
-	return s.store.GetResetFields()
+func (s *StatusStorage) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
+	return s.Store.GetResetFields()
 }
 
-func (s *statusStorage) ConvertToTable(ctx context.Context, obj, options runtime.Object) (*metav1.Table, error) {
-	return s.store.ConvertToTable(ctx, obj, options)
+func (s *StatusStorage) ConvertToTable(ctx context.Context, obj, options runtime.Object) (*metav1.Table, error) {
+	return s.Store.ConvertToTable(ctx, obj, options)
 }
 
 // tableConvertor prints objects of one kind.
 type tableConvertor[T runtime.Object] struct {
-	table    table[T]
+	table    Table[T]
 	singular string
 }
 
@@ -186,29 +186,29 @@ func (c tableConvertor[T]) ConvertToTable(_ context.Context, obj, options runtim
 func (c tableConvertor[T]) columns() []metav1.TableColumnDefinition {
 	name := metav1.TableColumnDefinition{Name: "Name", Type: "string", Format: "name", Description: "Name of the " + c.singular + "."}
 	age := metav1.TableColumnDefinition{Name: "Age", Type: "string", Description: "Time since the creation."}
-	if c.table.nameWide {
+	if c.table.NameWide {
 		name.Priority = 1
 	}
-	return arrange(c, name, age, c.table.columns)
+	return arrange(c, name, age, c.table.Columns)
 }
 
 // arrange puts name and age in their places among the rest.
 func arrange[T runtime.Object, E any](c tableConvertor[T], name, age E, rest []E) []E {
-	if c.table.nameWide {
+	if c.table.NameWide {
 		return append(slices.Clone(rest), name)
 	}
-	n := c.normal() - c.table.afterAge
+	n := c.normal() - c.table.AfterAge
 	return slices.Concat([]E{name}, rest[:n], []E{age}, rest[n:])
 }
 
 // normal counts the columns that are not wide; they come first.
 func (c tableConvertor[T]) normal() int {
-	for i, col := range c.table.columns {
+	for i, col := range c.table.Columns {
 		if col.Priority > 0 {
 			return i
 		}
 	}
-	return len(c.table.columns)
+	return len(c.table.Columns)
 }
 
 func (c tableConvertor[T]) row(obj runtime.Object) (metav1.TableRow, error) {
@@ -221,15 +221,15 @@ func (c tableConvertor[T]) row(obj runtime.Object) (metav1.TableRow, error) {
 		return metav1.TableRow{}, err
 	}
 	var cells []any
-	if c.table.row != nil {
-		cells = c.table.row(typed)
+	if c.table.Row != nil {
+		cells = c.table.Row(typed)
 	}
-	row := arrange(c, any(m.GetName()), any(age(m.GetCreationTimestamp())), cells)
+	row := arrange(c, any(m.GetName()), any(Age(m.GetCreationTimestamp())), cells)
 	return metav1.TableRow{Cells: row, Object: runtime.RawExtension{Object: obj}}, nil
 }
 
-// age is the time since t as kubectl writes it.
-func age(t metav1.Time) string {
+// Age is the time since t as kubectl writes it.
+func Age(t metav1.Time) string {
 	if t.IsZero() {
 		return "<unknown>"
 	}

@@ -1,4 +1,4 @@
-package apiserver
+package kinds
 
 import (
 	"k8s.io/apimachinery/pkg/api/validation"

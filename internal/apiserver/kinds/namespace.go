@@ -1,4 +1,4 @@
-package apiserver
+package kinds
 
 import (
 	"context"
@@ -9,9 +9,11 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
-	"k8s.io/apiserver/pkg/registry/generic/registry"
+	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/apiserver/pkg/storage"
+
+	"portico.dev/portico/internal/apiserver/registry"
 )
 
 // namespaceStorage deletes in two steps: a namespace is Terminating, and refuses
@@ -22,7 +24,7 @@ import (
 // steps, and leave their contents behind.
 type namespaceStorage struct {
 	namespaceVerbs
-	store *restStorage
+	store *registry.Storage
 }
 
 // namespaceVerbs is what a namespace has in common with other kinds.
@@ -40,13 +42,13 @@ type namespaceVerbs interface {
 	rest.CreaterUpdater
 }
 
-func newNamespaceStorage(main *restStorage, status *statusStorage) *namespaceStorage {
+func newNamespaceStorage(main *registry.Storage, status *registry.StatusStorage) *namespaceStorage {
 	emptied := func(ctx context.Context, key string, obj, existing runtime.Object) bool {
 		ns, ok := obj.(*corev1.Namespace)
-		return ok && len(ns.Spec.Finalizers) == 0 && registry.ShouldDeleteDuringUpdate(ctx, key, obj, existing)
+		return ok && len(ns.Spec.Finalizers) == 0 && genericregistry.ShouldDeleteDuringUpdate(ctx, key, obj, existing)
 	}
 	main.ShouldDeleteDuringUpdate = emptied
-	status.store.ShouldDeleteDuringUpdate = emptied
+	status.Store.ShouldDeleteDuringUpdate = emptied
 	return &namespaceStorage{main, main}
 }
 
@@ -104,9 +106,9 @@ func (s *namespaceStorage) Delete(ctx context.Context, name string, validate res
 }
 
 // finalizeStorage serves namespaces/finalize, the only way to change spec.finalizers.
-type finalizeStorage struct{ store *registry.Store }
+type finalizeStorage struct{ store *genericregistry.Store }
 
-func newFinalizeStorage(main *restStorage) *finalizeStorage {
+func newFinalizeStorage(main *registry.Storage) *finalizeStorage {
 	store := *main.Store
 	store.UpdateStrategy = finalizeStrategy{main.UpdateStrategy}
 	return &finalizeStorage{&store}

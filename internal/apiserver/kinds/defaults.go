@@ -1,6 +1,6 @@
 //lint:file-ignore SA1019 Endpoints are deprecated and still served (EP-04).
 
-package apiserver
+package kinds
 
 import (
 	corev1 "k8s.io/api/core/v1"

@@ -1,4 +1,4 @@
-package apiserver
+package kinds
 
 import (
 	appsv1 "k8s.io/api/apps/v1"

@@ -1,4 +1,4 @@
-package apiserver
+package registry
 
 import (
 	"context"
@@ -16,18 +16,18 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 )
 
-// rules are what is special about one kind; nil means nothing.
-type rules[T runtime.Object] struct {
-	prepareCreate  func(obj T)
-	prepareUpdate  func(obj, old T)
-	validate       func(obj T) field.ErrorList
-	validateUpdate func(obj, old T) field.ErrorList
-	validateStatus func(obj, old T) field.ErrorList
-	warnings       func(obj, old T) []string // old is nil on create
-	createOnUpdate bool                      // PUT of an absent object creates it
-	statusOnCreate bool                      // a new object may bring its status
-	// graceful says how long a deletion may take; 0 removes the object at once.
-	graceful func(obj T, options *int64) int64
+// Rules are what is special about one kind; nil means nothing.
+type Rules[T runtime.Object] struct {
+	PrepareCreate  func(obj T)
+	PrepareUpdate  func(obj, old T)
+	Validate       func(obj T) field.ErrorList
+	ValidateUpdate func(obj, old T) field.ErrorList
+	ValidateStatus func(obj, old T) field.ErrorList
+	Warnings       func(obj, old T) []string // old is nil on create
+	CreateOnUpdate bool                      // PUT of an absent object creates it
+	StatusOnCreate bool                      // a new object may bring its status
+	// Graceful says how long a deletion may take; 0 removes the object at once.
+	Graceful func(obj T, options *int64) int64
 }
 
 // strategy adapts rules to the library. Objects with a Status have it cleared on
@@ -38,23 +38,23 @@ type strategy[T runtime.Object] struct {
 	names.NameGenerator
 	gv         schema.GroupVersion
 	namespaced bool
-	rules      rules[T]
+	rules      Rules[T]
 }
 
 func (s *strategy[T]) NamespaceScoped() bool                           { return s.namespaced }
-func (s *strategy[T]) AllowCreateOnUpdate(_ context.Context) bool      { return s.rules.createOnUpdate }
+func (s *strategy[T]) AllowCreateOnUpdate(_ context.Context) bool      { return s.rules.CreateOnUpdate }
 func (s *strategy[T]) AllowUnconditionalUpdate(_ context.Context) bool { return true }
 func (s *strategy[T]) Canonicalize(runtime.Object)                     {}
 
 func (s *strategy[T]) PrepareForCreate(_ context.Context, obj runtime.Object) {
-	if status := part(obj, "Status"); status.IsValid() && !s.rules.statusOnCreate {
+	if status := part(obj, "Status"); status.IsValid() && !s.rules.StatusOnCreate {
 		status.SetZero()
 	}
 	if m, err := meta.Accessor(obj); err == nil && part(obj, "Spec").IsValid() {
 		m.SetGeneration(1)
 	}
-	if s.rules.prepareCreate != nil {
-		s.rules.prepareCreate(obj.(T))
+	if s.rules.PrepareCreate != nil {
+		s.rules.PrepareCreate(obj.(T))
 	}
 }
 
@@ -62,8 +62,8 @@ func (s *strategy[T]) PrepareForUpdate(_ context.Context, obj, old runtime.Objec
 	if status := part(obj, "Status"); status.IsValid() {
 		status.Set(part(old, "Status"))
 	}
-	if s.rules.prepareUpdate != nil {
-		s.rules.prepareUpdate(obj.(T), old.(T))
+	if s.rules.PrepareUpdate != nil {
+		s.rules.PrepareUpdate(obj.(T), old.(T))
 	}
 	spec := part(obj, "Spec")
 	if !spec.IsValid() {
@@ -82,32 +82,32 @@ func (s *strategy[T]) PrepareForUpdate(_ context.Context, obj, old runtime.Objec
 }
 
 func (s *strategy[T]) Validate(_ context.Context, obj runtime.Object) field.ErrorList {
-	if s.rules.validate == nil {
+	if s.rules.Validate == nil {
 		return nil
 	}
-	return s.rules.validate(obj.(T))
+	return s.rules.Validate(obj.(T))
 }
 
 func (s *strategy[T]) ValidateUpdate(_ context.Context, obj, old runtime.Object) field.ErrorList {
-	if s.rules.validateUpdate != nil {
-		return s.rules.validateUpdate(obj.(T), old.(T))
+	if s.rules.ValidateUpdate != nil {
+		return s.rules.ValidateUpdate(obj.(T), old.(T))
 	}
 	return s.Validate(context.Background(), obj)
 }
 
 func (s *strategy[T]) WarningsOnCreate(_ context.Context, obj runtime.Object) []string {
-	if s.rules.warnings == nil {
+	if s.rules.Warnings == nil {
 		return nil
 	}
 	var none T
-	return s.rules.warnings(obj.(T), none)
+	return s.rules.Warnings(obj.(T), none)
 }
 
 func (s *strategy[T]) WarningsOnUpdate(_ context.Context, obj, old runtime.Object) []string {
-	if s.rules.warnings == nil {
+	if s.rules.Warnings == nil {
 		return nil
 	}
-	return s.rules.warnings(obj.(T), old.(T))
+	return s.rules.Warnings(obj.(T), old.(T))
 }
 
 // GetResetFields tells server-side apply which fields the main resource ignores,
@@ -146,7 +146,7 @@ func (s statusStrategy[T]) PrepareForUpdate(_ context.Context, obj, old runtime.
 func (s statusStrategy[T]) statusAlone() bool { return s.gv.Group == kubevirtv1.GroupVersion.Group }
 
 func (s statusStrategy[T]) ValidateUpdate(_ context.Context, obj, old runtime.Object) field.ErrorList {
-	if s.rules.validateStatus == nil {
+	if s.rules.ValidateStatus == nil {
 		newMeta, err1 := meta.Accessor(obj)
 		oldMeta, err2 := meta.Accessor(old)
 		if err := errors.Join(err1, err2); err != nil {
@@ -154,7 +154,7 @@ func (s statusStrategy[T]) ValidateUpdate(_ context.Context, obj, old runtime.Ob
 		}
 		return validation.ValidateObjectMetaAccessorUpdate(newMeta, oldMeta, field.NewPath("metadata"))
 	}
-	return s.rules.validateStatus(obj.(T), old.(T))
+	return s.rules.ValidateStatus(obj.(T), old.(T))
 }
 
 func (s statusStrategy[T]) WarningsOnUpdate(context.Context, runtime.Object, runtime.Object) []string {

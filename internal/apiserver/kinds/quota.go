@@ -1,4 +1,4 @@
-package apiserver
+package kinds
 
 import (
 	"fmt"
@@ -10,25 +10,26 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"portico.dev/portico/internal/apiserver/registry"
 	"portico.dev/portico/internal/core/quota"
 )
 
 // quotaKind is limits on what a namespace may hold. Their use is counted by admission,
 // which charges, and by the quota controller, which refunds.
-func quotaKind() kind[*corev1.ResourceQuota] {
-	k := stored[corev1.ResourceQuota, corev1.ResourceQuotaList](corev1.SchemeGroupVersion, "resourcequotas", "resourcequota", inNamespace, "quota").
-		checked(func(q *corev1.ResourceQuota) field.ErrorList { return quota.Validate(&q.Spec) }).
-		fixed(func(q, old *corev1.ResourceQuota) field.ErrorList {
+func quotaKind() registry.Kind[*corev1.ResourceQuota] {
+	k := registry.Stored[corev1.ResourceQuota, corev1.ResourceQuotaList](corev1.SchemeGroupVersion, "resourcequotas", "resourcequota", registry.InNamespace, "quota").
+		Checked(func(q *corev1.ResourceQuota) field.ErrorList { return quota.Validate(&q.Spec) }).
+		Fixed(func(q, old *corev1.ResourceQuota) field.ErrorList {
 			if equality.Semantic.DeepEqual(q.Spec.Scopes, old.Spec.Scopes) {
 				return nil
 			}
 			return field.ErrorList{field.Invalid(field.NewPath("spec", "scopes"), q.Spec.Scopes, "field is immutable")}
 		}).
-		printed(func(q *corev1.ResourceQuota) []any {
+		Printed(func(q *corev1.ResourceQuota) []any {
 			requests, limits := quotaCells(q)
 			return []any{requests, limits}
-		}, column("Request", "What is used of what may be."), column("Limit", "The same, of pods' limits."))
-	k.rules.warnings = func(q, old *corev1.ResourceQuota) []string {
+		}, registry.Column("Request", "What is used of what may be."), registry.Column("Limit", "The same, of pods' limits."))
+	k.Rules.Warnings = func(q, old *corev1.ResourceQuota) []string {
 		if old != nil && equality.Semantic.DeepEqual(q.Spec, old.Spec) {
 			return nil
 		}

@@ -1,4 +1,4 @@
-package apiserver
+package kinds
 
 import (
 	"fmt"
@@ -14,34 +14,35 @@ import (
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"portico.dev/portico/internal/apiserver/registry"
 	"portico.dev/portico/internal/core/ipam"
 )
 
 // serviceCIDRKind is a range that Services draw from (KEP-1880). guests are ranges that
 // none may overlap with.
-func serviceCIDRKind(guests []netip.Prefix) kind[*networkingv1.ServiceCIDR] {
-	return kind[*networkingv1.ServiceCIDR]{
-		gv: networkingv1.SchemeGroupVersion, plural: "servicecidrs", singular: "servicecidr",
-		newObject: func() *networkingv1.ServiceCIDR { return &networkingv1.ServiceCIDR{} },
-		newList:   func() runtime.Object { return &networkingv1.ServiceCIDRList{} },
-		rules: rules[*networkingv1.ServiceCIDR]{
+func serviceCIDRKind(guests []netip.Prefix) registry.Kind[*networkingv1.ServiceCIDR] {
+	return registry.Kind[*networkingv1.ServiceCIDR]{
+		GroupVersion: networkingv1.SchemeGroupVersion, Plural: "servicecidrs", Singular: "servicecidr",
+		NewObject: func() *networkingv1.ServiceCIDR { return &networkingv1.ServiceCIDR{} },
+		NewList:   func() runtime.Object { return &networkingv1.ServiceCIDRList{} },
+		Rules: registry.Rules[*networkingv1.ServiceCIDR]{
 			// From the first moment on: between its creation and a controller's attention it
 			// could be deleted with addresses in use.
-			prepareCreate: func(c *networkingv1.ServiceCIDR) {
+			PrepareCreate: func(c *networkingv1.ServiceCIDR) {
 				if !slices.Contains(c.Finalizers, ipam.ServiceCIDRFinalizer) {
 					c.Finalizers = append(c.Finalizers, ipam.ServiceCIDRFinalizer)
 				}
 			},
-			validate: func(c *networkingv1.ServiceCIDR) field.ErrorList {
+			Validate: func(c *networkingv1.ServiceCIDR) field.ErrorList {
 				return append(validateMeta(&c.ObjectMeta, false, validation.NameIsDNSSubdomain), validateServiceCIDRs(c, guests)...)
 			},
-			validateUpdate: func(c, old *networkingv1.ServiceCIDR) field.ErrorList {
+			ValidateUpdate: func(c, old *networkingv1.ServiceCIDR) field.ErrorList {
 				return append(validateMetaUpdate(&c.ObjectMeta, &old.ObjectMeta), validateServiceCIDRChange(c, old, guests)...)
 			},
 		},
-		table: table[*networkingv1.ServiceCIDR]{
-			columns: []metav1.TableColumnDefinition{column("CIDRs", "The ranges, the primary family's first.")},
-			row:     func(c *networkingv1.ServiceCIDR) []any { return []any{strings.Join(c.Spec.CIDRs, ",")} },
+		Table: registry.Table[*networkingv1.ServiceCIDR]{
+			Columns: []metav1.TableColumnDefinition{registry.Column("CIDRs", "The ranges, the primary family's first.")},
+			Row:     func(c *networkingv1.ServiceCIDR) []any { return []any{strings.Join(c.Spec.CIDRs, ",")} },
 		},
 	}
 }
@@ -90,23 +91,23 @@ func validateServiceCIDRChange(c, old *networkingv1.ServiceCIDR, guests []netip.
 	return validation.ValidateImmutableField(c.Spec.CIDRs, old.Spec.CIDRs, cidrsPath)
 }
 
-func ipAddressKind() kind[*networkingv1.IPAddress] {
-	return kind[*networkingv1.IPAddress]{
-		gv: networkingv1.SchemeGroupVersion, plural: "ipaddresses", singular: "ipaddress", short: []string{"ip"},
-		newObject: func() *networkingv1.IPAddress { return &networkingv1.IPAddress{} },
-		newList:   func() runtime.Object { return &networkingv1.IPAddressList{} },
-		rules: rules[*networkingv1.IPAddress]{
-			validate: func(a *networkingv1.IPAddress) field.ErrorList {
+func ipAddressKind() registry.Kind[*networkingv1.IPAddress] {
+	return registry.Kind[*networkingv1.IPAddress]{
+		GroupVersion: networkingv1.SchemeGroupVersion, Plural: "ipaddresses", Singular: "ipaddress", Short: []string{"ip"},
+		NewObject: func() *networkingv1.IPAddress { return &networkingv1.IPAddress{} },
+		NewList:   func() runtime.Object { return &networkingv1.IPAddressList{} },
+		Rules: registry.Rules[*networkingv1.IPAddress]{
+			Validate: func(a *networkingv1.IPAddress) field.ErrorList {
 				return append(validateMeta(&a.ObjectMeta, false, validateIPName), validateParent(a.Spec.ParentRef)...)
 			},
-			validateUpdate: func(a, old *networkingv1.IPAddress) field.ErrorList {
+			ValidateUpdate: func(a, old *networkingv1.IPAddress) field.ErrorList {
 				errs := validateMetaUpdate(&a.ObjectMeta, &old.ObjectMeta)
 				return append(errs, validation.ValidateImmutableField(a.Spec.ParentRef, old.Spec.ParentRef, field.NewPath("spec", "parentRef"))...)
 			},
 		},
-		table: table[*networkingv1.IPAddress]{
-			columns: []metav1.TableColumnDefinition{column("ParentRef", "The object that holds the address.")},
-			row:     func(a *networkingv1.IPAddress) []any { return []any{printParent(a.Spec.ParentRef)} },
+		Table: registry.Table[*networkingv1.IPAddress]{
+			Columns: []metav1.TableColumnDefinition{registry.Column("ParentRef", "The object that holds the address.")},
+			Row:     func(a *networkingv1.IPAddress) []any { return []any{printParent(a.Spec.ParentRef)} },
 		},
 	}
 }
