@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"portico.dev/portico/bench/figure/figuretest"
+	"portico.dev/portico/bench/process"
 )
 
 // The short form measures a real server, writes every figure, and leaves nothing
@@ -28,7 +29,7 @@ func TestMain(m *testing.M) {
 }
 
 func TestMediansSpreadAndGoals(t *testing.T) {
-	p := &plan{rounds: 3}
+	p := &plan{Plan: process.Plan{Rounds: 3}}
 	figure := func(creates, ready float64) figures {
 		f := figures{}
 		for _, g := range goals {

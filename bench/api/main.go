@@ -6,9 +6,6 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
-	"fmt"
-	"os"
 	"time"
 
 	"portico.dev/portico/bench/apiserver"
@@ -17,14 +14,13 @@ import (
 
 // plan is what is measured, and how often.
 type plan struct {
-	portico, etcd, apiserver string // binaries; no peer without the latter two
-	out, dir                 string
-	serverCPUs, loadCPUs     string
-	profile                  string
-	rounds                   int
-	floor                    bool
-	idle                     time.Duration
-	job                      job // of the load process, without its phase
+	process.Plan
+	etcd, apiserver      string // binaries; no peer without them
+	serverCPUs, loadCPUs string
+	profile              string
+	floor                bool
+	idle                 time.Duration
+	job                  job // of the load process, without its phase
 }
 
 func main() { process.Main(run) }
@@ -45,40 +41,32 @@ func run(ctx context.Context, args []string) error {
 
 func parse(args []string) (*plan, error) {
 	p := &plan{}
-	f := flag.NewFlagSet("api", flag.ContinueOnError)
-	f.StringVar(&p.portico, "portico", "bin/portico", "our binary")
+	f := p.Flags("api")
 	f.StringVar(&p.etcd, "etcd", "", "the peer's etcd; none: only ours is measured")
 	f.StringVar(&p.apiserver, "kube-apiserver", "", "the peer's API server")
-	f.StringVar(&p.out, "out", "", "file for the figures, in JSON")
-	f.StringVar(&p.dir, "dir", os.TempDir(), "where the servers' folders are made; its file system counts, as every write waits for it")
 	f.StringVar(&p.serverCPUs, "server-cpus", "", "processors of the servers, as taskset's -c has them; all by default")
 	f.StringVar(&p.loadCPUs, "load-cpus", "", "processors of the load")
 	f.StringVar(&p.profile, "profile", "", "folder for profiles of our server, which cost some speed: one round without the peer")
-	f.IntVar(&p.rounds, "rounds", 3, "how often each is measured")
 	f.DurationVar(&p.idle, "idle", 15*time.Second, "how long a server is left alone before its memory is read")
 	f.BoolVar(&p.floor, "floor", false, "measure also a server that only answers: what nobody can be below")
-	short := f.Bool("short", false, "one small round without the peer, to see that the measurement works")
 	p.job = job{Clients: 8, Gets: 10_000, Changes: 30}
 	f.IntVar(&p.job.Services, "services", 10_000, "how many Services are created")
 	f.IntVar(&p.job.Watchers, "watchers", 1000, "how many watch one Service's namespace")
 	f.IntVar(&p.job.Connections, "connections", 100, "over how many connections they do")
-	if err := f.Parse(args); err != nil {
+	if err := process.Parse(f, args); err != nil {
 		return nil, err
 	}
-	if f.NArg() > 0 {
-		return nil, fmt.Errorf("%q is no flag", f.Arg(0))
-	}
-	if *short {
-		p.rounds, p.etcd, p.apiserver, p.idle = 1, "", "", time.Second
+	if p.Short {
+		p.Rounds, p.etcd, p.apiserver, p.idle = 1, "", "", time.Second
 		p.job.Services, p.job.Gets, p.job.Changes, p.job.Watchers, p.job.Connections = 500, 500, 5, 100, 10
 	}
 	if p.profile != "" {
-		p.rounds, p.etcd, p.apiserver = 1, "", ""
+		p.Rounds, p.etcd, p.apiserver = 1, "", ""
 	}
 	if (p.etcd == "") != (p.apiserver == "") {
 		return nil, errors.New("-etcd and -kube-apiserver are wanted together")
 	}
-	if p.rounds < 1 || p.job.Services < 10 || p.job.Connections < 1 || p.job.Watchers < p.job.Connections {
+	if p.Rounds < 1 || p.job.Services < 10 || p.job.Connections < 1 || p.job.Watchers < p.job.Connections {
 		return nil, errors.New("wanted: a round, ten Services, and a watcher for each connection, at least")
 	}
 	return p, nil

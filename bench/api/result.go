@@ -55,8 +55,8 @@ type judged struct {
 func newResult(p *plan, ours, peers, floors []figures) *result {
 	r := &result{values: map[string]any{
 		"fan_out_over": fmt.Sprintf("%d watches, %d connections", p.job.Watchers, p.job.Connections),
-		"time":         time.Now().UTC().Format(time.RFC3339), "rounds": p.rounds, "services": p.job.Services, "clients": p.job.Clients,
-		"processors": runtime.NumCPU(), "file_system": figure.FileSystem(p.dir),
+		"time":         time.Now().UTC().Format(time.RFC3339), "rounds": p.Rounds, "services": p.job.Services, "clients": p.job.Clients,
+		"processors": runtime.NumCPU(), "file_system": figure.FileSystem(p.Dir),
 	}}
 	spread := map[string][2]float64{}
 	take := func(prefix, name string, rounds []figures) float64 {
@@ -103,7 +103,7 @@ func newResult(p *plan, ours, peers, floors []figures) *result {
 
 // write saves the result and prints the comparison.
 func (p *plan) write(r *result) error {
-	raw, err := figure.Write(p.out, r.values)
+	raw, err := figure.Write(p.Out, r.values)
 	if err != nil {
 		return err
 	}

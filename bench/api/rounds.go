@@ -48,13 +48,13 @@ type figures map[string]float64
 
 // run measures both servers in turn, so that what else the machine does meets both.
 func (p *plan) run(ctx context.Context) (err error) {
-	dir, err := os.MkdirTemp(p.dir, "portico-bench-")
+	dir, remove, err := p.Folder()
 	if err != nil {
-		return fmt.Errorf("make the servers' folder: %w", err)
+		return err
 	}
-	defer os.RemoveAll(dir)
+	defer remove()
 	var ours, peers, floors []figures
-	for round := range p.rounds {
+	for round := range p.Rounds {
 		if p.floor {
 			f, err := p.measureFloor(ctx, filepath.Join(dir, fmt.Sprint("floor-", round)))
 			if err != nil {
@@ -89,12 +89,12 @@ func (p *plan) startPortico(ctx context.Context, dir string) (*apiserver.Server,
 	if p.profile != "" {
 		more = []string{"--profiling"}
 	}
-	return apiserver.StartPortico(ctx, dir, p.serverCPUs, p.portico, more...)
+	return apiserver.StartPortico(ctx, dir, p.serverCPUs, p.Portico, more...)
 }
 
 func (p *plan) progress(name string, round int, f figures) {
 	raw, _ := json.Marshal(f) // numbers have a form
-	fmt.Fprintf(os.Stderr, "round %d of %d, %s: %s\n", round+1, p.rounds, name, raw)
+	fmt.Fprintf(os.Stderr, "round %d of %d, %s: %s\n", round+1, p.Rounds, name, raw)
 }
 
 // measure starts a server on an empty store, measures it, and removes all of it.

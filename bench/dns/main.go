@@ -7,9 +7,7 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
-	"os"
 	"os/exec"
 	"strconv"
 	"strings"
@@ -20,15 +18,14 @@ import (
 
 // plan is what is measured, and how often.
 type plan struct {
-	portico, coredns string // binaries; no peer without the latter
-	out, dir         string
-	sizes            []int // how many Services, in growing order
-	rounds           int
-	duration         time.Duration // of each load
-	rate             int           // queries per second at which the waiting is measured
-	news             int           // Services whose way into the answers is timed
-	idle             time.Duration // before memory is read
-	look             time.Duration // for so long servers must be quiet, some times, before a measurement
+	process.Plan
+	coredns  string        // a binary; none: no peer
+	sizes    []int         // how many Services, in growing order
+	duration time.Duration // of each load
+	rate     int           // queries per second at which the waiting is measured
+	news     int           // Services whose way into the answers is timed
+	idle     time.Duration // before memory is read
+	look     time.Duration // for so long servers must be quiet, some times, before a measurement
 }
 
 func main() { process.Main(run) }
@@ -49,26 +46,18 @@ func run(ctx context.Context, args []string) error {
 
 func parse(args []string) (*plan, error) {
 	p := &plan{rate: 5000}
-	f := flag.NewFlagSet("dns", flag.ContinueOnError)
-	f.StringVar(&p.portico, "portico", "bin/portico", "our binary")
+	f := p.Flags("dns")
 	f.StringVar(&p.coredns, "coredns", "", "the peer; none: only ours is measured")
-	f.StringVar(&p.out, "out", "", "file for the figures, in JSON")
-	f.StringVar(&p.dir, "dir", os.TempDir(), "where the servers' folders are made")
 	sizes := f.String("services", "1000,10000", "how many Services, in growing order")
-	f.IntVar(&p.rounds, "rounds", 3, "how often each is measured at each size")
 	f.DurationVar(&p.duration, "duration", 5*time.Second, "how long each load lasts")
 	f.IntVar(&p.news, "news", 200, "Services whose way from the watch into the answers is timed")
 	f.DurationVar(&p.idle, "idle", 3*time.Second, "how long a server is left alone before its memory is read")
 	f.DurationVar(&p.look, "look", time.Second, "how long servers must be quiet, three times, before a measurement begins")
-	short := f.Bool("short", false, "one small round without the peer, to see that the measurement works")
-	if err := f.Parse(args); err != nil {
+	if err := process.Parse(f, args); err != nil {
 		return nil, err
 	}
-	if f.NArg() > 0 {
-		return nil, fmt.Errorf("%q is no flag", f.Arg(0))
-	}
-	if *short {
-		p.coredns, *sizes, p.rounds, p.duration, p.news, p.idle, p.look = "", "200", 1, time.Second, 10, time.Second, 200*time.Millisecond
+	if p.Short {
+		p.coredns, *sizes, p.Rounds, p.duration, p.news, p.idle, p.look = "", "200", 1, time.Second, 10, time.Second, 200*time.Millisecond
 	}
 	for _, text := range strings.Split(*sizes, ",") {
 		n, err := strconv.Atoi(text)
@@ -77,7 +66,7 @@ func parse(args []string) (*plan, error) {
 		}
 		p.sizes = append(p.sizes, n)
 	}
-	if p.rounds < 1 || p.duration < time.Second || p.news < 1 || p.look <= 0 {
+	if p.Rounds < 1 || p.duration < time.Second || p.news < 1 || p.look <= 0 {
 		return nil, errors.New("wanted: a round, a second of load, a new Service, and a time to look, at least")
 	}
 	return p, nil

@@ -25,12 +25,12 @@ const (
 
 // run measures both servers in turn, so that what else the machine does meets both.
 func (p *plan) run(ctx context.Context) error {
-	dir, err := os.MkdirTemp(p.dir, "portico-bench-")
+	dir, remove, err := p.Folder()
 	if err != nil {
-		return fmt.Errorf("make the servers' folder: %w", err)
+		return err
 	}
-	defer os.RemoveAll(dir)
-	a, err := startAPI(ctx, dir, p.portico)
+	defer remove()
+	a, err := startAPI(ctx, dir, p.Portico)
 	if err != nil {
 		return err
 	}
@@ -46,7 +46,7 @@ func (p *plan) run(ctx context.Context) error {
 		if err := writeQuestions(dir, size); err != nil {
 			return err
 		}
-		for round := range p.rounds {
+		for round := range p.Rounds {
 			if err := p.measure(ctx, a, p.startPortico, size, ours); err != nil {
 				return fmt.Errorf("measure Portico with %d Services: %w", size, err)
 			}
@@ -58,7 +58,7 @@ func (p *plan) run(ctx context.Context) error {
 					return fmt.Errorf("measure CoreDNS with %d Services: %w", size, err)
 				}
 			}
-			fmt.Fprintf(os.Stderr, "%d Services, round %d of %d\n", size, round+1, p.rounds)
+			fmt.Fprintf(os.Stderr, "%d Services, round %d of %d\n", size, round+1, p.Rounds)
 		}
 	}
 	return p.report(ours, peers)
@@ -130,7 +130,7 @@ func (p *plan) measureEcho(ctx context.Context, a *api, into figure.Rounds) erro
 // and prints what is to be reached.
 func (p *plan) report(ours, peers figure.Rounds) error {
 	values := map[string]any{
-		"time": time.Now().UTC().Format(time.RFC3339), "rounds": p.rounds, "services": p.sizes, "processors": runtime.NumCPU(),
+		"time": time.Now().UTC().Format(time.RFC3339), "rounds": p.Rounds, "services": p.sizes, "processors": runtime.NumCPU(),
 		"load": fmt.Sprintf("dnsperf, %d clients, UDP over loopback", clients), "rate_of_p99": p.rate,
 	}
 	spread, met := map[string][2]float64{}, map[string]bool{}
@@ -140,7 +140,7 @@ func (p *plan) report(ours, peers figure.Rounds) error {
 		values[g.Name], met[g.Name] = figure.Round(g.Value), g.Met()
 	}
 	values["spread"], values["goal_met"] = spread, met
-	raw, err := figure.Merge(p.out, values)
+	raw, err := figure.Merge(p.Out, values)
 	if err != nil {
 		return err
 	}

@@ -64,7 +64,7 @@ func (s *subject) settle(ctx context.Context, look time.Duration) error {
 }
 
 func (p *plan) startPortico(_ context.Context, a *api, dir, port string) (*process.Process, error) {
-	return process.Launch(dir, "portico", p.portico, "agent", "--only", "dns", "--kubeconfig", a.tap.kubeconfig,
+	return process.Launch(dir, "portico", p.Portico, "agent", "--only", "dns", "--kubeconfig", a.tap.kubeconfig,
 		"--data-dir", filepath.Join(dir, "agent"), "--dns-listen", "127.0.0.1:"+port)
 }
 

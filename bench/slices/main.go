@@ -6,9 +6,7 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
-	"os"
 	"time"
 
 	"portico.dev/portico/bench/apiserver"
@@ -17,14 +15,12 @@ import (
 
 // plan is what is measured, and how often.
 type plan struct {
-	portico  string
+	process.Plan
 	peer     apiserver.Peer // no peer without its binaries
-	out, dir string
-	compute  string // file with what `go test -bench` said of core/endpoints
+	compute  string         // file with what `go test -bench` said of core/endpoints
 	services int
-	changes  int // that are timed one by one
-	burst    int // pods that change at once
-	rounds   int
+	changes  int           // that are timed one by one
+	burst    int           // pods that change at once
 	look     time.Duration // for so long servers must be quiet, some times, before a measurement
 	profile  string
 }
@@ -42,37 +38,29 @@ func run(ctx context.Context, args []string) error {
 func parse(args []string) (*plan, error) {
 	p := &plan{}
 	p.peer.Controllers = "endpointslice-controller"
-	f := flag.NewFlagSet("slices", flag.ContinueOnError)
-	f.StringVar(&p.portico, "portico", "bin/portico", "our binary")
+	f := p.Flags("slices")
 	f.StringVar(&p.peer.Etcd, "etcd", "", "the peer's etcd; none: only ours is measured")
 	f.StringVar(&p.peer.APIServer, "kube-apiserver", "", "the peer's API server")
 	f.StringVar(&p.peer.ControllerManager, "kube-controller-manager", "", "the peer's controllers")
-	f.StringVar(&p.out, "out", "", "file for the figures, in JSON; others in it stay")
-	f.StringVar(&p.dir, "dir", os.TempDir(), "where the servers' folders are made; its file system counts, as every write waits for it")
 	f.StringVar(&p.compute, "compute", "", "what `go test -bench` said of internal/core/endpoints, to be among the figures")
 	f.StringVar(&p.profile, "profile", "", "folder for profiles of our server, which cost some speed: one round without the peer, no file")
 	f.IntVar(&p.services, "services", 1000, "how many Services, with a pod each")
 	f.IntVar(&p.changes, "changes", 300, "how many changes of pods are timed one after the other")
 	f.IntVar(&p.burst, "burst", 500, "how many pods change at once")
-	f.IntVar(&p.rounds, "rounds", 3, "how often each is measured")
 	f.DurationVar(&p.look, "look", time.Second, "how long servers must be quiet, three times, before a measurement begins")
-	short := f.Bool("short", false, "one small round without the peer, to see that the measurement works")
-	if err := f.Parse(args); err != nil {
+	if err := process.Parse(f, args); err != nil {
 		return nil, err
 	}
-	if f.NArg() > 0 {
-		return nil, fmt.Errorf("%q is no flag", f.Arg(0))
-	}
-	if *short {
-		p.peer, p.services, p.changes, p.burst, p.rounds, p.look = apiserver.Peer{}, 100, 30, 50, 1, 200*time.Millisecond
+	if p.Short {
+		p.peer, p.services, p.changes, p.burst, p.Rounds, p.look = apiserver.Peer{}, 100, 30, 50, 1, 200*time.Millisecond
 	}
 	if p.profile != "" {
-		p.peer, p.rounds, p.out = apiserver.Peer{}, 1, ""
+		p.peer, p.Rounds, p.Out = apiserver.Peer{}, 1, ""
 	}
 	if p.peer.Etcd == "" != (p.peer.APIServer == "") || p.peer.Etcd == "" != (p.peer.ControllerManager == "") {
 		return nil, errors.New("-etcd, -kube-apiserver and -kube-controller-manager are wanted together")
 	}
-	if p.rounds < 1 || p.services < 1 || p.services > maxServices || p.changes < 2 || p.changes > 2*p.services || p.burst < 1 || p.burst > p.services || p.look <= 0 {
+	if p.Rounds < 1 || p.services < 1 || p.services > maxServices || p.changes < 2 || p.changes > 2*p.services || p.burst < 1 || p.burst > p.services || p.look <= 0 {
 		return nil, fmt.Errorf("wanted: a round, up to %d Services, no larger burst than that, two changes for each at most, and a time to look", maxServices)
 	}
 	return p, nil

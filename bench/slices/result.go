@@ -73,8 +73,8 @@ func (p *plan) report(ours, peers figure.Rounds) error {
 		}
 	}
 	values := map[string]any{
-		"slices_time": time.Now().UTC().Format(time.RFC3339), "slices_rounds": p.rounds,
-		"processors": runtime.NumCPU(), "file_system": figure.FileSystem(p.dir),
+		"slices_time": time.Now().UTC().Format(time.RFC3339), "slices_rounds": p.Rounds,
+		"processors": runtime.NumCPU(), "file_system": figure.FileSystem(p.Dir),
 	}
 	spread, met := map[string][2]float64{}, map[string]bool{}
 	own, peer := ours.Medians("", values, spread), peers.Medians("peer_", values, spread)
@@ -83,7 +83,7 @@ func (p *plan) report(ours, peers figure.Rounds) error {
 		met[g.Name] = g.Met()
 	}
 	values["spread"], values["goal_met"] = spread, met
-	raw, err := figure.Merge(p.out, values)
+	raw, err := figure.Merge(p.Out, values)
 	if err != nil {
 		return err
 	}

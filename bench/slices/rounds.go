@@ -23,13 +23,13 @@ type starter func(ctx context.Context, dir string) (*apiserver.Server, error)
 
 // run measures both servers in turn, so that what else the machine does meets both.
 func (p *plan) run(ctx context.Context) error {
-	dir, err := os.MkdirTemp(p.dir, "portico-bench-")
+	dir, remove, err := p.Folder()
 	if err != nil {
-		return fmt.Errorf("make the servers' folder: %w", err)
+		return err
 	}
-	defer os.RemoveAll(dir)
+	defer remove()
 	ours, peers := figure.Rounds{}, figure.Rounds{}
-	for round := range p.rounds {
+	for round := range p.Rounds {
 		if err := p.measure(ctx, filepath.Join(dir, fmt.Sprint("portico-", round)), p.startPortico, ours); err != nil {
 			return fmt.Errorf("measure Portico: %w", err)
 		}
@@ -38,7 +38,7 @@ func (p *plan) run(ctx context.Context) error {
 				return fmt.Errorf("measure the peer: %w", err)
 			}
 		}
-		fmt.Fprintf(os.Stderr, "round %d of %d\n", round+1, p.rounds)
+		fmt.Fprintf(os.Stderr, "round %d of %d\n", round+1, p.Rounds)
 	}
 	return p.report(ours, peers)
 }
@@ -48,7 +48,7 @@ func (p *plan) startPortico(ctx context.Context, dir string) (*apiserver.Server,
 	if p.profile != "" {
 		more = []string{"--profiling"}
 	}
-	return apiserver.StartPortico(ctx, dir, "", p.portico, more...)
+	return apiserver.StartPortico(ctx, dir, "", p.Portico, more...)
 }
 
 func (p *plan) startPeer(ctx context.Context, dir string) (*apiserver.Server, error) {

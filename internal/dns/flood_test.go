@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"portico.dev/portico/test/journal"
 )
 
 // The longest legal name is answered, one that is longer and one that ends too early
@@ -97,7 +99,7 @@ func TestFloodOfUnknownNames(t *testing.T) {
 // A resolv.conf that can't be read: Services answer, the rest fails at once, and the log
 // says why. DNS-06
 func TestUnreadableResolvConf(t *testing.T) {
-	var log syncBuffer
+	var log journal.Log
 	cfg := testConfig()
 	cfg.ResolvConf = filepath.Join(t.TempDir(), "nowhere", "resolv.conf")
 	cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))

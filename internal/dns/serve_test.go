@@ -21,6 +21,7 @@ import (
 	"github.com/miekg/dns"
 
 	"portico.dev/portico/internal/agent"
+	"portico.dev/portico/test/journal"
 )
 
 // serve runs s on a loopback address until the test ends and gives the address.
@@ -215,7 +216,7 @@ func TestManyOnOneConnection(t *testing.T) {
 
 // TestNoUpstream says so once. DNS-06
 func TestNoUpstream(t *testing.T) {
-	var log syncBuffer
+	var log journal.Log
 	cfg := testConfig()
 	cfg.ResolvConf = filepath.Join(t.TempDir(), "resolv.conf")
 	if err := os.WriteFile(cfg.ResolvConf, []byte("search example.com\n"), 0o644); err != nil {
@@ -262,7 +263,7 @@ func TestOwnAddress(t *testing.T) {
 
 // TestLoop: an upstream that asks us in turn is found and left out. DNS-06
 func TestLoop(t *testing.T) {
-	var log syncBuffer
+	var log journal.Log
 	var us atomic.Value
 	loops := startRaw(t, func(msg []byte) []byte {
 		// A relay: what it is asked, it asks our server.
@@ -404,23 +405,6 @@ func TestLimiter(t *testing.T) {
 	if l.total != 0 || len(l.clients) != 0 {
 		t.Errorf("%+v stays", l.clients)
 	}
-}
-
-type syncBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }
 
 // BenchmarkUDP is the whole way over loopback with 8 clients, theirs included.

@@ -30,11 +30,12 @@ type ear struct {
 	frames  map[string]int // with an address as the sender's, by hardware address
 	at      map[netip.Addr]time.Time
 	answers map[netip.Addr][]string // hardware addresses that answered since asked
+	owners  map[netip.Addr][]string // all that were heard to have an address
 }
 
 func (w *world) listen() *ear {
 	w.t.Helper()
-	e := &ear{w: w, own: w.client.MAC(w.t, rig.Uplink), said: map[netip.Addr]net.HardwareAddr{}, frames: map[string]int{}, at: map[netip.Addr]time.Time{}, answers: map[netip.Addr][]string{}}
+	e := &ear{w: w, own: w.client.MAC(w.t, rig.Uplink), said: map[netip.Addr]net.HardwareAddr{}, frames: map[string]int{}, at: map[netip.Addr]time.Time{}, answers: map[netip.Addr][]string{}, owners: map[netip.Addr][]string{}}
 	if err := w.client.Do(func() error {
 		ifi, err := net.InterfaceByName(rig.Uplink)
 		if err != nil {
@@ -68,6 +69,9 @@ func (e *ear) read() {
 		e.mu.Lock()
 		if from == vip4 {
 			e.frames[by.String()]++
+		}
+		if !slices.Contains(e.owners[from], by.String()) {
+			e.owners[from] = append(e.owners[from], by.String())
 		}
 		if !bytes.Equal(e.said[from], by) {
 			e.said[from], e.at[from] = by, time.Now()
@@ -127,7 +131,7 @@ func TestOnlyTheHolderAnswers(t *testing.T) {
 	if got := e.ask(netip.MustParseAddr("192.0.2.201")); len(got) > 0 {
 		t.Errorf("an address of nobody is answered by %v", got)
 	}
-	if strings.Contains(w.logged(), "Another host answers") {
+	if strings.Contains(w.said.String(), "Another host answers") {
 		t.Error("a conflict where there is none")
 	}
 	// A host with the same address speaks.
@@ -139,8 +143,42 @@ func TestOnlyTheHolderAnswers(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.eventually("the conflict is said", func() bool {
-		return strings.Contains(w.logged(), "Another host answers") && strings.Contains(w.logged(), e.own.String())
+		return strings.Contains(w.said.String(), "Another host answers") && strings.Contains(w.said.String(), e.own.String())
 	})
+}
+
+// LB-02: three nodes that start at once, for the first time, and learn the others' addresses
+// late: no address is ever two nodes', and soon each has one.
+func TestFirstStart(t *testing.T) {
+	var vips []netip.Addr
+	for i := range 50 {
+		vips = append(vips, netip.AddrFrom4([4]byte{192, 0, 2, byte(100 + i)}))
+	}
+	w := newWorld(t, vips...)
+	e := w.listen()
+	for i, name := range names {
+		w.nodes[name].settings.Late = time.Second + time.Duration(i)*200*time.Millisecond
+	}
+	begin := time.Now()
+	w.start(names...)
+	held := map[string]int{}
+	w.eventually("all addresses are announced", func() bool {
+		clear(held)
+		for _, a := range vips {
+			n, _ := e.owner(a)
+			held[n]++
+		}
+		return held[""] == 0
+	})
+	t.Logf("after %v all are announced: %v", time.Since(begin).Round(time.Millisecond), held)
+	time.Sleep(500 * time.Millisecond) // in which a second one would have been heard
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, a := range vips {
+		if len(e.owners[a]) != 1 {
+			t.Errorf("%s was announced by %v", a, e.owners[a])
+		}
+	}
 }
 
 // LB-03: all of a lost node's addresses move soon, however many there are, and no others.
@@ -218,7 +256,7 @@ func TestTwoClustersWithOneAddress(t *testing.T) {
 	w.start("a", "b")
 	macs := map[string]string{"a": w.nodes["a"].MAC(t, rig.Uplink).String(), "b": w.nodes["b"].MAC(t, rig.Uplink).String()}
 	conflicts := func(name string) (n int) {
-		for line := range strings.Lines(w.logged()) {
+		for line := range strings.Lines(w.said.String()) {
 			if strings.Contains(line, "Another host answers") && strings.Contains(line, "node="+name+" ") {
 				n++
 			}
@@ -226,7 +264,7 @@ func TestTwoClustersWithOneAddress(t *testing.T) {
 		return n
 	}
 	w.eventually("both say it", func() bool { return conflicts("a") > 0 && conflicts("b") > 0 })
-	if text := w.logged(); !strings.Contains(text, "mac="+macs["a"]) || !strings.Contains(text, "mac="+macs["b"]) {
+	if text := w.said.String(); !strings.Contains(text, "mac="+macs["a"]) || !strings.Contains(text, "mac="+macs["b"]) {
 		t.Error("the other's hardware address isn't named")
 	}
 	const burst, each = 6, 2 // announcements, and frames of one: a request and a reply

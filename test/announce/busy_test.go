@@ -35,10 +35,10 @@ func TestBusy(t *testing.T) {
 	begin := time.Now()
 	time.Sleep(long)
 	s.end()
-	if n := strings.Count(w.logged(), "counts as lost"); n > 0 {
-		t.Errorf("%d times a living node was taken for lost:\n%s", n, w.logged())
+	if n := strings.Count(w.said.String(), "counts as lost"); n > 0 {
+		t.Errorf("%d times a living node was taken for lost:\n%s", n, w.said.String())
 	}
-	if away := strings.Count(w.logged(), "was not running"); away > 0 {
+	if away := strings.Count(w.said.String(), "was not running"); away > 0 {
 		t.Logf("%d times an agent took itself for away", away)
 	}
 	t.Logf("%v with all processors busy: %s keeps the address; %d of %d requests lost, at most %v without an answer", long, holder, s.lost(), s.sent, s.gap(begin).Round(time.Millisecond))

@@ -120,7 +120,7 @@ func TestQuickRestart(t *testing.T) {
 	time.Sleep(1500 * time.Millisecond) // who would take it has done so
 	s.end()
 	now := s.from(names...)
-	if strings.Contains(w.logged(), "counts as lost") {
+	if strings.Contains(w.said.String(), "counts as lost") {
 		t.Logf("the restart took too long for this machine; %s has the address, %s had it", now, holder)
 		return
 	}
@@ -146,7 +146,7 @@ func TestLeave(t *testing.T) {
 		t.Errorf("%d requests were lost", s.lost())
 	}
 	w.eventually("it says that it has left", func() bool {
-		return strings.Contains(w.logged(), `msg="This node has left" node=`+holder+" error=<nil>")
+		return strings.Contains(w.said.String(), `msg="This node has left" node=`+holder+" error=<nil>")
 	})
 	w.nodes[next].kill()
 	s = w.send(vip4)

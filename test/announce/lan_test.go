@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"portico.dev/portico/internal/core/announcing"
+	"portico.dev/portico/test/journal"
 	"portico.dev/portico/test/rig"
 )
 
@@ -45,7 +46,7 @@ type world struct {
 	lan    *rig.LAN
 	client *rig.Host
 	nodes  map[string]*node
-	said   journal
+	said   journal.Log // of the agents, for a test that fails and for those that look for a word
 }
 
 type node struct {
@@ -86,7 +87,7 @@ func newWorld(t *testing.T, vips ...netip.Addr) *world {
 			n.kill()
 		}
 		if t.Failed() {
-			t.Log(w.logged())
+			t.Log(w.said.String())
 		}
 	})
 	return w
@@ -143,24 +144,6 @@ func (w *world) stop(name string) {
 		w.t.Errorf("agent %s doesn't stop", name)
 		n.kill()
 	}
-}
-
-// journal keeps what agents say, for a test that fails and for those that look for it.
-type journal struct {
-	mu   sync.Mutex // guards the following
-	text strings.Builder
-}
-
-func (j *journal) Write(b []byte) (int, error) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.text.Write(b)
-}
-
-func (w *world) logged() string {
-	w.said.mu.Lock()
-	defer w.said.mu.Unlock()
-	return w.said.text.String()
 }
 
 // answer is one that the client got.

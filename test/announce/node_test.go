@@ -12,6 +12,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -37,6 +38,8 @@ type settings struct {
 	Store   string
 	Key     string // of greetings
 	VIPs    []netip.Addr
+	// Late is how long the other Nodes have no address: their agents have just made them.
+	Late time.Duration
 }
 
 func TestMain(m *testing.M) {
@@ -96,7 +99,19 @@ func runNode(text string, log *slog.Logger) error {
 	}
 	a := l2.New(l2.Config{Self: s.Self, Mesh: mesh, Skip: []string{"portico", "tap"}, Store: l2.NewStore(s.Store), Log: log})
 	a.SetKeys([][]byte{[]byte(s.Key)})
-	a.Set(in)
+	if s.Late > 0 {
+		young := in
+		young.Nodes = slices.Clone(in.Nodes)
+		for i := range young.Nodes {
+			if young.Nodes[i].Name != s.Self {
+				young.Nodes[i].Addresses = nil
+			}
+		}
+		a.Set(young)
+		defer time.AfterFunc(s.Late, func() { a.Set(in) }).Stop()
+	} else {
+		a.Set(in)
+	}
 	leave := make(chan os.Signal, 1)
 	signal.Notify(leave, syscall.SIGUSR1)
 	group.Go(func() {

@@ -1,34 +1,14 @@
-// Package child runs processes of a test and keeps what they print.
+// Package child runs processes of a test.
 //
-// In: a command. Out: its output, its end. Who starts one ends it.
+// In: a command. Out: what it prints, its end. Who starts one ends it.
 package child
 
 import (
-	"bytes"
+	"io"
 	"os"
 	"os/exec"
-	"sync"
 	"time"
 )
-
-// Output collects what processes print.
-type Output struct {
-	mu  sync.Mutex
-	buf bytes.Buffer // guarded by mu
-}
-
-// Write implements io.Writer.
-func (o *Output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.Write(p)
-}
-
-func (o *Output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.String()
-}
 
 // Process is one that runs, or has ended.
 type Process struct {
@@ -38,7 +18,7 @@ type Process struct {
 }
 
 // Start begins a command that prints to out.
-func Start(cmd *exec.Cmd, out *Output) (*Process, error) {
+func Start(cmd *exec.Cmd, out io.Writer) (*Process, error) {
 	cmd.Stdout, cmd.Stderr = out, out
 	if err := cmd.Start(); err != nil {
 		return nil, err

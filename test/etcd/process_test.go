@@ -9,12 +9,13 @@ import (
 	"time"
 
 	"portico.dev/portico/test/child"
+	"portico.dev/portico/test/journal"
 )
 
 // process is a child of this test binary.
 type process struct {
 	*child.Process
-	log *child.Output
+	log *journal.Log
 }
 
 // start runs role until the test ends.
@@ -22,7 +23,7 @@ func start(t testing.TB, role string, args ...string) *process {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe", args...)
 	cmd.Env = append(os.Environ(), roleVariable+"="+role)
-	p := &process{log: &child.Output{}}
+	p := &process{log: &journal.Log{}}
 	var err error
 	if p.Process, err = child.Start(cmd, p.log); err != nil {
 		t.Fatal(err)

@@ -22,6 +22,7 @@ import (
 
 	"portico.dev/portico/internal/apiserver/apitest"
 	"portico.dev/portico/internal/core/records"
+	"portico.dev/portico/test/journal"
 )
 
 // known is a Consumer that keeps what it hears.
@@ -143,7 +144,7 @@ func TestForbidden(t *testing.T) {
 	defer group.Wait()
 	defer cancel()
 	var k known
-	log := &syncBuffer{}
+	log := &journal.Log{}
 	group.Go(func() {
 		if err := Watch(ctx, kube, Machines, slog.New(slog.NewTextHandler(log, nil)), &k); err != nil {
 			t.Error(err)
@@ -167,21 +168,4 @@ func TestForbidden(t *testing.T) {
 	})
 	may.Store(true)
 	expect(`vm [10.245.0.9] of "vm"`)
-}
-
-type syncBuffer struct {
-	mu   sync.Mutex // guards the following
-	text strings.Builder
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.String()
 }
