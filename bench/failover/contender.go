@@ -26,6 +26,9 @@ type contender interface {
 	// prepare makes what a node needs before its first start.
 	prepare(s *stage, n *node) error
 	argv(s *stage, n *node) []string
+	// forget removes what earlier runs of a node's agent left, its Node too if that is its
+	// own work.
+	forget(s *stage, n *node) error
 	// ready says why not all living nodes could take the Service's address now.
 	ready(s *stage) error
 	// rejoins says that who was cut off or frozen is a candidate again by itself soon.
@@ -52,6 +55,10 @@ func (o ours) argv(s *stage, n *node) []string {
 		o.portico, "agent", "--kubeconfig", s.kubeconfig, "--data-dir", o.data(s, n), "--vm", "off",
 		"--node-name", n.name, "--node-ip", n.address.String(),
 	}
+}
+
+func (o ours) forget(s *stage, n *node) error {
+	return errors.Join(os.RemoveAll(o.data(s, n)), s.api.Must("DELETE", nodesPath+"/"+n.name, "", nil, &s.answer))
 }
 
 func (ours) data(s *stage, n *node) string { return filepath.Join(s.dir, n.name) }
@@ -166,6 +173,8 @@ func (m metallb) argv(s *stage, n *node) []string {
 		"--ml-bindaddr", n.address.String(), "--ml-bindport", "7946", "--ml-labels", "component=speaker",
 	}
 }
+
+func (metallb) forget(*stage, *node) error { return nil }
 
 // ready reads what speakers say of each other: that is all that they tell.
 func (metallb) ready(s *stage) error {

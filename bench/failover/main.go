@@ -28,6 +28,7 @@ type plan struct {
 	kinds            []string
 	times, peerTimes int // losses of each kind
 	moves            int // planned ones
+	starts           int // of all nodes at once
 	many, peerMany   int // losses with many Services
 	services         int
 	load             time.Duration
@@ -57,6 +58,7 @@ func parse(args []string) (*plan, error) {
 	f.IntVar(&p.times, "losses", 30, "how often a node is lost in each way")
 	f.IntVar(&p.peerTimes, "peer-losses", 4, "the same for the peer, whose addresses need seconds to move")
 	f.IntVar(&p.moves, "moves", 10, "how often an agent is stopped, and a node cordoned")
+	f.IntVar(&p.starts, "starts", 10, "how often all nodes start at once as for the first time; the peer's at most as often as -peer-losses")
 	f.IntVar(&p.many, "many", 3, "how often a node is lost that has very many addresses; 0: never, nor by the peer")
 	f.IntVar(&p.peerMany, "peer-many", 1, "the same for the peer")
 	f.IntVar(&p.services, "services", 1000, "how many addresses there are then")
@@ -89,7 +91,7 @@ func parse(args []string) (*plan, error) {
 func abridge(f *flag.FlagSet) error {
 	given := map[string]bool{}
 	f.Visit(func(one *flag.Flag) { given[one.Name] = true })
-	for name, value := range map[string]string{"losses": "2", "peer-losses": "1", "moves": "1", "many": "1", "services": "50", "load": "5s"} {
+	for name, value := range map[string]string{"losses": "2", "peer-losses": "1", "moves": "1", "starts": "1", "many": "1", "services": "50", "load": "5s"} {
 		if given[name] {
 			continue
 		}
@@ -130,6 +132,9 @@ func (p *plan) run(ctx context.Context) (err error) {
 func (p *plan) measure(ctx context.Context, dir string, all []*stage, into *results) error {
 	all, err := together(ctx, all, into, func(ctx context.Context, s *stage) error {
 		if err := p.losses(ctx, s, p.of(s, p.times, p.peerTimes), into); err != nil {
+			return err
+		}
+		if err := p.firstStarts(ctx, s, p.of(s, p.starts, min(p.starts, p.peerTimes)), into); err != nil {
 			return err
 		}
 		return p.planned(ctx, s, into)

@@ -170,6 +170,18 @@ func (o *observer) changes(since time.Time) (n int) {
 	return n
 }
 
+// answered is how long after a moment somebody first answered for the Service's address.
+func (o *observer) answered(begin time.Time) time.Duration {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, s := range o.slots {
+		if len(s.by) > 0 && s.begin.After(begin) {
+			return s.begin.Sub(begin)
+		}
+	}
+	return 0
+}
+
 // twoOwners is how long two hosts answered for the Service's address within a time.
 func (o *observer) twoOwners(begin, end time.Time) (sum time.Duration) {
 	o.mu.Lock()

@@ -33,9 +33,9 @@ func agentHeapPercent(live uint64) int {
 }
 
 // keepSmall gives back what the start needed and what a burst of changes left. A process
-// whose user has set GOGC or GOMEMLIMIT is left alone.
+// that is more than a node, or whose user has set GOGC or GOMEMLIMIT, is left alone.
 func (n *nodeRun) keepSmall(ctx context.Context) error {
-	if heapIsSet() {
+	if !n.alone || heapIsSet() {
 		return nil
 	}
 	if n.plane != nil && n.plane.Wait(ctx) != nil {

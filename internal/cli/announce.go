@@ -55,7 +55,7 @@ func (n *nodeRun) startAnnounce() error {
 			}, corev1.EventTypeNormal, reason, message)
 		},
 	})
-	n.startBGP(objects)
+	n.startBGP(objects, recorder)
 	n.collector = announce.NewCollector(announce.Config{Self: n.o.nodeName, Client: n.kube, Objects: objects, Log: log}, n.faults, n.layer2, n.bgp)
 	n.start("layer 2 announcements", func(ctx context.Context) error {
 		defer stopEvents()

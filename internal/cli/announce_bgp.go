@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/tools/record"
 
 	"portico.dev/portico/internal/announce/bgp"
 	"portico.dev/portico/internal/announce/statuses"
@@ -18,7 +19,7 @@ import (
 
 // startBGP starts the sessions with routers and what tells of them. The sessions' routers
 // come with the load balancers' configuration: without a BGPPeer it does nothing.
-func (n *nodeRun) startBGP(objects dynamic.Interface) {
+func (n *nodeRun) startBGP(objects dynamic.Interface, events record.EventRecorder) {
 	log := n.log.With("part", "bgp")
 	writer := statuses.NewWriter(n.o.nodeName, metallb.ServiceBGPStatuses, objects, log)
 	n.bgp = bgp.New(bgp.Options{Log: log, Password: bgp.Passwords(n.kube), Changed: func() {
@@ -26,7 +27,7 @@ func (n *nodeRun) startBGP(objects dynamic.Interface) {
 			writer.Set(all)
 		}
 		n.faults.SetBGP(n.bgp.Faults())
-	}})
+	}, Event: func(e bgp.Event) { events.Event(&e.On, e.Type, e.Reason, e.Message) }})
 	n.start("BGP", n.bgp.Run)
 	n.start("BGP statuses", writer.Run)
 }

@@ -7,10 +7,12 @@ import (
 	"log/slog"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/record"
 
 	"portico.dev/portico/internal/controllers"
 	"portico.dev/portico/internal/controllers/caches"
@@ -24,8 +26,9 @@ const (
 	// LoadBalancer, on an API server which isn't ours. Nothing else is against two
 	// Services with one address there: that server knows no claims.
 	balancerLease = "portico-loadbalancers"
-	// balancerLook is how often is asked whether somebody else does it.
-	balancerLook = 30 * time.Second
+	// balancerLook is how often is asked whether somebody else does it. Until then both may
+	// give one address to two Services, as no API server but ours refuses that.
+	balancerLook = 10 * time.Second
 	// balancerRetry is how often a server that doesn't answer is asked whether it is ours.
 	balancerRetry = 2 * time.Second
 )
@@ -38,7 +41,18 @@ type balancer struct {
 	objects dynamic.Interface
 	metrics *loadbalancers.Metrics
 	log     *slog.Logger
-	said    string // why it stands back
+	look    time.Duration // balancerLook; tests have less time
+
+	// The goroutine of run alone uses these.
+	events record.EventRecorder
+	said   string // why it stands back
+	blind  bool   // it may not look for MetalLB's controller, which was said
+}
+
+// rival is who gives addresses in the agents' place.
+type rival struct {
+	why string
+	on  *corev1.ObjectReference // an object of its own, for an event; nil: it is no stranger
 }
 
 // startBalancer contends for the job where the API may be somebody else's.
@@ -51,7 +65,7 @@ func (n *nodeRun) startBalancer() error {
 		return fmt.Errorf("make the load balancers' client of MetalLB's objects: %w", err)
 	}
 	n.balancer = &balancer{
-		o: n.o, kube: n.kube, objects: objects, metrics: loadbalancers.NewMetrics(), log: n.log.With("part", "loadbalancers"),
+		o: n.o, kube: n.kube, objects: objects, metrics: loadbalancers.NewMetrics(), log: n.log.With("part", "loadbalancers"), look: balancerLook,
 	}
 	n.start("load balancers", n.balancer.run)
 	return nil
@@ -65,6 +79,7 @@ func (b *balancer) run(ctx context.Context) error {
 	}
 	recorder, stop := newRecorder(b.kube, "portico-agent")
 	defer stop()
+	b.events = recorder
 	lease := leader.Config{Leases: b.kube.CoordinationV1(), Identity: b.o.nodeName, Name: balancerLease}
 	return controllers.Run(ctx, controllers.Config{Lease: lease, Client: b.kube, Log: b.log}, func(shared *caches.Shared) []controllers.Controller {
 		return []controllers.Controller{{Name: "loadbalancers", Run: func(ctx context.Context) error {
@@ -82,30 +97,42 @@ var errSomebodyElse = errors.New("somebody else gives the addresses")
 
 // whileNobodyElse runs work as long as nobody else is there whose job it is.
 func (b *balancer) whileNobodyElse(ctx context.Context, work func(context.Context) error) error {
-	ticker := time.NewTicker(balancerLook)
+	ticker := time.NewTicker(b.look)
 	defer ticker.Stop()
 	for ctx.Err() == nil {
-		why, err := b.somebodyElse(ctx)
+		other, err := b.somebodyElse(ctx)
 		switch {
 		case err != nil:
 			return err
-		case why != "":
-			if why != b.said {
-				b.log.Warn("This cluster's agents give no load-balancer addresses", "because", why)
-			}
-			b.said = why
+		case other != nil:
+			b.standBack(other)
 			select {
 			case <-ctx.Done():
 			case <-ticker.C:
 			}
 			continue
 		}
-		b.said = ""
+		if b.said != "" {
+			b.said = ""
+			b.log.Info("This cluster's agents give load-balancer addresses again")
+		}
 		if err := b.until(ctx, ticker, work); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// standBack says once that somebody else gives the addresses.
+func (b *balancer) standBack(other *rival) {
+	if b.said == other.why {
+		return
+	}
+	b.said = other.why
+	b.log.Warn("This cluster's agents give no load-balancer addresses", "because", other.why)
+	if other.on != nil && b.events != nil {
+		b.events.Event(other.on, corev1.EventTypeWarning, "PorticoStandsBack", "Portico's agents give no load-balancer addresses: "+other.why)
+	}
 }
 
 // until runs work until it fails, somebody else is there, or ctx ends.
@@ -122,30 +149,54 @@ func (b *balancer) until(ctx context.Context, ticker *time.Ticker, work func(con
 			}
 			return err
 		case <-ticker.C:
-			if why, err := b.somebodyElse(ctx); err == nil && why != "" {
+			if other, err := b.somebodyElse(ctx); err == nil && other != nil {
 				cancel(errSomebodyElse)
 			}
 		}
 	}
 }
 
-// somebodyElse says whose job it is to give addresses; "": this cluster's agents'.
-func (b *balancer) somebodyElse(ctx context.Context) (why string, err error) {
+// somebodyElse says whose job it is to give addresses; nil: this cluster's agents'.
+func (b *balancer) somebodyElse(ctx context.Context) (*rival, error) {
 	ours, err := b.isOurs(ctx)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	if ours {
-		return "the API is a Portico's, whose own controllers do", nil
+		return &rival{why: "the API is a Portico's, whose own controllers do"}, nil
 	}
 	foreign, err := metallb.Foreign(ctx, b.objects)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	if foreign != "" {
-		return fmt.Sprintf("the definition %s is somebody else's, MetalLB's most likely, whose controller does; where there is none, label the definition %s", foreign, metallb.Mark), nil
+		return &rival{
+			fmt.Sprintf("the definition %s is somebody else's, MetalLB's most likely, whose controller does; where there is none, label the definition %s", foreign, metallb.Mark),
+			&corev1.ObjectReference{APIVersion: "apiextensions.k8s.io/v1", Kind: "CustomResourceDefinition", Name: foreign},
+		}, nil
 	}
-	return "", nil
+	return b.metalLB(ctx)
+}
+
+// metalLB looks for MetalLB's controller, which may have come after us and then works on
+// our definitions.
+func (b *balancer) metalLB(ctx context.Context) (*rival, error) {
+	deployment, err := metallb.Rival(ctx, b.objects)
+	switch {
+	case apierrors.IsForbidden(err):
+		if !b.blind {
+			b.blind = true
+			b.log.Warn("Whether MetalLB's controller runs can't be seen; without it all is well", "error", err)
+		}
+		return nil, nil
+	case err != nil || deployment == nil:
+		return nil, err
+	}
+	namespace, name := deployment.GetNamespace(), deployment.GetName()
+	return &rival{
+		fmt.Sprintf("MetalLB's controller does (Deployment %s/%s); with `--announce none` agents leave announcing to its speakers as well, and without the Deployment they begin again", namespace, name),
+		&corev1.ObjectReference{APIVersion: "apps/v1", Kind: "Deployment", Namespace: namespace, Name: name, UID: deployment.GetUID()},
+	}, nil
 }
 
 // learnOurs asks until the server has answered, or ctx ends.

@@ -8,11 +8,11 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -30,6 +30,7 @@ import (
 	core "portico.dev/portico/internal/core/metallb"
 	"portico.dev/portico/internal/core/pools"
 	"portico.dev/portico/internal/metallb"
+	"portico.dev/portico/test/journal"
 )
 
 // stranger is an API server whose controllers know nothing of load balancers.
@@ -60,10 +61,10 @@ func newStranger(t *testing.T, config *rest.Config) *stranger {
 }
 
 // agent runs the part of an agent that gives addresses.
-func (s *stranger) agent(node string) (log *logged, stop func()) {
+func (s *stranger) agent(node string) (log *journal.Log, stop func()) {
 	s.Helper()
 	o := &options{nodeName: node, cluster: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}}
-	log = &logged{}
+	log = &journal.Log{}
 	return log, apitest.Run(s, func(ctx context.Context) error {
 		n := &nodeRun{o: o, config: s.config, kube: s.kube, stranger: true, log: slog.New(slog.NewTextHandler(log, nil))}
 		n.ctx, n.cancel = context.WithCancelCause(ctx)
@@ -80,25 +81,11 @@ func (s *stranger) agent(node string) (log *logged, stop func()) {
 	})
 }
 
-// logged is what an agent said.
-type logged struct {
-	mu   sync.Mutex
-	text strings.Builder // guarded by mu
-}
-
-func (l *logged) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *logged) says(t *testing.T, part string) {
+func says(t *testing.T, log *journal.Log, part string) {
 	t.Helper()
 	apitest.Eventually(t, "it says "+part, func() error {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		if !strings.Contains(l.text.String(), part) {
-			return fmt.Errorf("it says\n%s", l.text.String())
+		if text := log.String(); !strings.Contains(text, part) {
+			return fmt.Errorf("it says\n%s", text)
 		}
 		return nil
 	})
@@ -152,15 +139,15 @@ func TestAgentsGiveAddressesOfAStranger(t *testing.T) {
 			s := newStranger(t, server(t))
 			first, stop := s.agent("a")
 			s.pool("lan", "192.0.2.0-192.0.2.3")
-			first.says(t, "leading")
+			says(t, first, "leading")
 			second, _ := s.agent("b")
 			s.service("web")
 			s.has("web", "192.0.2.0")
 			// What is the cluster's own is nobody's to give, on either server.
 			s.pool("inside", "10.96.8.0/24")
-			first.says(t, "overlaps 10.96.0.0/12, the cluster IPs of ServiceCIDR kubernetes")
+			says(t, first, "overlaps 10.96.0.0/12, the cluster IPs of ServiceCIDR kubernetes")
 			stop()
-			second.says(t, "leading")
+			says(t, second, "leading")
 			s.service("more")
 			s.has("more", "192.0.2.1")
 			s.has("web", "192.0.2.0")
@@ -201,8 +188,8 @@ func TestAgentsStandBack(t *testing.T) {
 	s.pool("lan", "192.0.2.0-192.0.2.3")
 	s.service("web")
 	log, stop := s.agent("a")
-	log.says(t, "the definition ipaddresspools.metallb.io is somebody else's")
-	log.says(t, metallb.Mark)
+	says(t, log, "the definition ipaddresspools.metallb.io is somebody else's")
+	says(t, log, metallb.Mark)
 	svc, err := s.kube.CoreV1().Services("default").Get(t.Context(), "web", metav1.GetOptions{})
 	if err != nil || len(svc.Status.Conditions)+len(svc.Status.LoadBalancer.Ingress) > 0 {
 		t.Errorf("beside MetalLB: %+v, %v", svc.Status, err)
@@ -247,7 +234,66 @@ func TestAgentsStandBack(t *testing.T) {
 		t.Errorf("the Lease of agents: %v", err)
 	}
 	// And where that server came later, the work ends at the next look.
-	if why, err := b.somebodyElse(t.Context()); err != nil || !strings.Contains(why, "a Portico's") {
-		t.Errorf("%q, %v", why, err)
+	if other, err := b.somebodyElse(t.Context()); err != nil || other == nil || !strings.Contains(other.why, "a Portico's") {
+		t.Errorf("%+v, %v", other, err)
+	}
+}
+
+// LB-01: MetalLB that is installed later, over definitions of ours, gets the job; when its
+// controller is gone the agents go on, and no address has changed.
+func TestAgentsStandBackForMetalLB(t *testing.T) {
+	for name, c := range map[string]struct {
+		server func(*testing.T) *rest.Config
+		labels map[string]string
+	}{
+		"by its manifests":           {func(t *testing.T) *rest.Config { return apitest.Start(t).Config }, map[string]string{"app": "metallb", "component": "controller"}},
+		"by Helm, on kube-apiserver": {startKubernetes, map[string]string{"app.kubernetes.io/name": "metallb", "app.kubernetes.io/component": "controller"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newStranger(t, c.server(t))
+			log := &journal.Log{}
+			b := &balancer{
+				o: &options{nodeName: "a"}, kube: s.kube, objects: s.objects, metrics: loadbalancers.NewMetrics(),
+				log: slog.New(slog.NewTextHandler(log, nil)), look: 100 * time.Millisecond,
+			}
+			apitest.Run(t, b.run)
+			s.pool("lan", "192.0.2.0-192.0.2.3")
+			s.service("web")
+			s.has("web", "192.0.2.0")
+
+			deployments := s.kube.AppsV1().Deployments(core.Namespace)
+			replicas, pods := int32(1), metav1.LabelSelector{MatchLabels: map[string]string{"x": "y"}}
+			is, err := deployments.Create(t.Context(), &appsv1.Deployment{
+				ObjectMeta: metav1.ObjectMeta{Name: "controller", Labels: c.labels},
+				Spec: appsv1.DeploymentSpec{Replicas: &replicas, Selector: &pods, Template: corev1.PodTemplateSpec{
+					ObjectMeta: metav1.ObjectMeta{Labels: pods.MatchLabels}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "controller", Image: "controller"}}},
+				}},
+			}, metav1.CreateOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			says(t, log, "MetalLB's controller does (Deployment metallb-system/controller)")
+			s.service("late")
+			apitest.Eventually(t, "it is an event on the Deployment", func() error {
+				list, err := s.kube.CoreV1().Events(core.Namespace).List(t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.uid=" + string(is.UID)})
+				if err != nil || len(list.Items) != 1 || list.Items[0].Reason != "PorticoStandsBack" {
+					return fmt.Errorf("%+v, %v", list, err)
+				}
+				return nil
+			})
+			svc, err := s.kube.CoreV1().Services("default").Get(t.Context(), "late", metav1.GetOptions{})
+			if err != nil || len(svc.Status.LoadBalancer.Ingress)+len(svc.Status.Conditions) > 0 {
+				t.Errorf("beside MetalLB: %+v, %v", svc.Status, err)
+			}
+
+			patch := []byte(`{"spec":{"replicas":0}}`)
+			if _, err := deployments.Patch(t.Context(), is.Name, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			s.has("late", "192.0.2.1")
+			s.has("web", "192.0.2.0")
+			says(t, log, "give load-balancer addresses again")
+		})
 	}
 }

@@ -43,98 +43,147 @@ import (
 	"portico.dev/portico/internal/kubevirt"
 )
 
-// runControllers runs every controller while this process holds their Lease. claims are
-// those of the API server's store, held is what it holds in memory, authority signs
-// nodes' certificates.
+// controllerRun is what controllers are made with.
+type controllerRun struct {
+	o         *options
+	claims    addresses.Claims // those of the API server's store
+	authority *certs.Authority // signs nodes' certificates
+	balancers *loadbalancers.Metrics
+	recorder  record.EventRecorder
+	log       *slog.Logger
+
+	kube kubernetes.Interface
+	meta metadata.Interface
+	dyn  dynamic.Interface
+	vms  *kubevirt.Client
+}
+
+// runControllers runs every controller while this process holds their Lease. claims and
+// authority are as in controllerRun, held is what the API server holds in memory.
 func runControllers(ctx context.Context, config *rest.Config, claims addresses.Claims, held caches.Held, authority *certs.Authority, o *options, log *slog.Logger) error {
-	kube, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		return fmt.Errorf("make the controllers' client: %w", err)
-	}
-	meta, err := metadata.NewForConfig(config)
-	if err != nil {
-		return fmt.Errorf("make the controllers' client: %w", err)
-	}
-	dyn, err := dynamic.NewForConfig(config)
-	if err != nil {
-		return fmt.Errorf("make the controllers' client: %w", err)
-	}
-	vms, err := kubevirt.NewForConfig(config, nil)
-	if err != nil {
+	r := &controllerRun{o: o, claims: claims, authority: authority, log: log}
+	if err := r.connect(config); err != nil {
 		return err
 	}
-	recorder, stop := newRecorder(kube, "portico-controllers")
+	var stop func()
+	r.recorder, stop = newRecorder(r.kube, "portico-controllers")
 	defer stop()
 	// The API server serves the library's registry.
-	balancers, registry := loadbalancers.NewMetrics(), legacyregistry.Registerer()
-	if err := registry.Register(balancers); err != nil {
+	registry := legacyregistry.Registerer()
+	r.balancers = loadbalancers.NewMetrics()
+	if err := registry.Register(r.balancers); err != nil {
 		return fmt.Errorf("register the load balancers' metrics: %w", err)
 	}
-	defer registry.Unregister(balancers)
-	list := func(shared *caches.Shared) []controllers.Controller {
-		return []controllers.Controller{
-			{Name: "system", Run: func(ctx context.Context) error { return system.Run(ctx, kube, log) }},
-			{Name: "endpoints", Run: func(ctx context.Context) error {
-				return endpoints.Run(ctx, endpoints.Deps{Client: kube, Caches: shared, Recorder: recorder, Log: log})
-			}},
-			{Name: "problems", Run: func(ctx context.Context) error {
-				return problems.Run(ctx, problems.Deps{Client: kube, Caches: shared, Recorder: recorder, Log: log})
-			}},
-			{Name: "garbage", Run: func(ctx context.Context) error {
-				return garbage.Run(ctx, garbage.Deps{Metadata: meta, Discovery: kube.Discovery(), Log: log})
-			}},
-			{Name: "machines", Run: func(ctx context.Context) error {
-				return machines.Run(ctx, machines.Deps{Client: kube, Caches: shared, Machines: vms, Recorder: recorder, Log: log})
-			}},
-			{Name: "scheduling", Run: func(ctx context.Context) error {
-				return scheduling.Run(ctx, scheduling.Deps{Client: kube, Caches: shared, Recorder: recorder, Log: log})
-			}},
-			{Name: "nodes", Run: func(ctx context.Context) error {
-				return nodes.Run(ctx, nodes.Deps{Client: kube, Caches: shared, Recorder: recorder, Log: log, Ranges: o.cluster})
-			}},
-			{Name: "serviceaccounts", Run: func(ctx context.Context) error {
-				return serviceaccounts.Run(ctx, namesake.Deps{Client: kube, Caches: shared, Log: log})
-			}},
-			{Name: "addresses", Run: func(ctx context.Context) error {
-				return addresses.Run(ctx, addresses.Deps{
-					Client: kube, Caches: shared, Machines: vms, Claims: claims, Recorder: recorder, Log: log,
-					Default: o.services, NodePortFirst: o.firstPort, NodePortLast: o.lastPort,
-				})
-			}},
-			{Name: "loadbalancers", Run: func(ctx context.Context) error {
-				return loadbalancers.Run(ctx, loadbalancers.Deps{
-					Client: kube, Dynamic: dyn, Caches: shared, Recorder: recorder, Log: log, Metrics: balancers,
-					Reserved: reservedRanges(o), Default: o.services,
-				})
-			}},
-			{Name: "quota", Run: func(ctx context.Context) error {
-				return quota.Run(ctx, quota.Deps{Client: kube, Caches: shared, Metadata: meta, Discovery: kube.Discovery(), Log: log})
-			}},
-			{Name: "rootca", Run: func(ctx context.Context) error {
-				return rootca.Run(ctx, namesake.Deps{Client: kube, Caches: shared, Log: log}, authority.PEM())
-			}},
-			{Name: "certificates", Run: func(ctx context.Context) error {
-				return certificates.Run(ctx, certificates.Deps{
-					Client: kube, Caches: shared, Signer: authority, Log: log, Reserved: servingNames(o),
-					Domain: o.clusterDomain, Ranges: slices.Concat(o.services, o.cluster, o.guests),
-				})
-			}},
-			{Name: "joining", Run: func(ctx context.Context) error {
-				return joining.Run(ctx, joining.Deps{Client: kube, Log: log, Settings: bootstrap.Settings{
-					ServiceCIDR: o.serviceCIDR, ClusterCIDR: o.clusterCIDR, GuestCIDR: o.guestCIDR, ClusterDomain: o.clusterDomain,
-				}})
-			}},
-			{Name: "clusterroles", Run: func(ctx context.Context) error {
-				return clusterroles.Run(ctx, clusterroles.Deps{Client: kube, Caches: shared, Log: log})
-			}},
-			{Name: "namespaces", Run: func(ctx context.Context) error {
-				return namespaces.Run(ctx, namespaces.Deps{Client: kube, Caches: shared, Metadata: meta, Discovery: kube.Discovery(), Log: log})
-			}},
-		}
-	}
-	lease := leader.Config{Leases: kube.CoordinationV1(), Identity: o.nodeName}
-	return controllers.Run(ctx, controllers.Config{Lease: lease, Client: kube, Held: held, Log: log}, list)
+	defer registry.Unregister(r.balancers)
+	lease := leader.Config{Leases: r.kube.CoordinationV1(), Identity: o.nodeName}
+	return controllers.Run(ctx, controllers.Config{Lease: lease, Client: r.kube, Held: held, Log: log}, r.all)
 }
+
+// connect makes the clients.
+func (r *controllerRun) connect(config *rest.Config) (err error) {
+	if r.kube, err = kubernetes.NewForConfig(config); err != nil {
+		return fmt.Errorf("make the controllers' client: %w", err)
+	}
+	if r.meta, err = metadata.NewForConfig(config); err != nil {
+		return fmt.Errorf("make the controllers' client: %w", err)
+	}
+	if r.dyn, err = dynamic.NewForConfig(config); err != nil {
+		return fmt.Errorf("make the controllers' client: %w", err)
+	}
+	r.vms, err = kubevirt.NewForConfig(config, nil)
+	return err
+}
+
+// all are the controllers.
+func (r *controllerRun) all(shared *caches.Shared) []controllers.Controller {
+	return slices.Concat(r.ofNamespaces(shared), r.ofServices(shared), r.ofMachines(shared), r.ofNodes(shared))
+}
+
+// ofServices are those of Services: their endpoints, addresses and the problems of both.
+func (r *controllerRun) ofServices(shared *caches.Shared) []controllers.Controller {
+	return []controllers.Controller{
+		{Name: "endpoints", Run: func(ctx context.Context) error {
+			return endpoints.Run(ctx, endpoints.Deps{Client: r.kube, Caches: shared, Recorder: r.recorder, Log: r.log})
+		}},
+		{Name: "problems", Run: func(ctx context.Context) error {
+			return problems.Run(ctx, problems.Deps{Client: r.kube, Caches: shared, Recorder: r.recorder, Log: r.log})
+		}},
+		{Name: "addresses", Run: func(ctx context.Context) error {
+			return addresses.Run(ctx, addresses.Deps{
+				Client: r.kube, Caches: shared, Machines: r.vms, Claims: r.claims, Recorder: r.recorder, Log: r.log,
+				Default: r.o.services, NodePortFirst: r.o.firstPort, NodePortLast: r.o.lastPort,
+			})
+		}},
+		{Name: "loadbalancers", Run: func(ctx context.Context) error {
+			return loadbalancers.Run(ctx, loadbalancers.Deps{
+				Client: r.kube, Dynamic: r.dyn, Caches: shared, Recorder: r.recorder, Log: r.log, Metrics: r.balancers,
+				Reserved: reservedRanges(r.o), Default: r.o.services,
+			})
+		}},
+	}
+}
+
+// ofMachines are those of virtual machines, from template to node.
+func (r *controllerRun) ofMachines(shared *caches.Shared) []controllers.Controller {
+	return []controllers.Controller{
+		{Name: "machines", Run: func(ctx context.Context) error {
+			return machines.Run(ctx, machines.Deps{Client: r.kube, Caches: shared, Machines: r.vms, Recorder: r.recorder, Log: r.log})
+		}},
+		{Name: "scheduling", Run: func(ctx context.Context) error {
+			return scheduling.Run(ctx, scheduling.Deps{Client: r.kube, Caches: shared, Recorder: r.recorder, Log: r.log})
+		}},
+	}
+}
+
+// ofNodes are those of nodes: how they join, and whether they live.
+func (r *controllerRun) ofNodes(shared *caches.Shared) []controllers.Controller {
+	return []controllers.Controller{
+		{Name: "nodes", Run: func(ctx context.Context) error {
+			return nodes.Run(ctx, nodes.Deps{Client: r.kube, Caches: shared, Recorder: r.recorder, Log: r.log, Ranges: r.o.cluster})
+		}},
+		{Name: "certificates", Run: func(ctx context.Context) error {
+			return certificates.Run(ctx, certificates.Deps{
+				Client: r.kube, Caches: shared, Signer: r.authority, Log: r.log, Reserved: servingNames(r.o),
+				Domain: r.o.clusterDomain, Ranges: slices.Concat(r.o.services, r.o.cluster, r.o.guests),
+			})
+		}},
+		{Name: "joining", Run: func(ctx context.Context) error {
+			return joining.Run(ctx, joining.Deps{Client: r.kube, Log: r.log, Settings: bootstrap.Settings{
+				ServiceCIDR: r.o.serviceCIDR, ClusterCIDR: r.o.clusterCIDR, GuestCIDR: r.o.guestCIDR, ClusterDomain: r.o.clusterDomain,
+			}})
+		}},
+	}
+}
+
+// ofNamespaces are those of namespaces and all that is in each of them.
+func (r *controllerRun) ofNamespaces(shared *caches.Shared) []controllers.Controller {
+	return []controllers.Controller{
+		{Name: "system", Run: func(ctx context.Context) error { return system.Run(ctx, r.kube, r.log) }},
+		{Name: "garbage", Run: func(ctx context.Context) error {
+			return garbage.Run(ctx, garbage.Deps{Metadata: r.meta, Discovery: r.kube.Discovery(), Log: r.log})
+		}},
+		{Name: "serviceaccounts", Run: func(ctx context.Context) error {
+			return serviceaccounts.Run(ctx, namesake.Deps{Client: r.kube, Caches: shared, Log: r.log})
+		}},
+		{Name: "quota", Run: func(ctx context.Context) error {
+			return quota.Run(ctx, quota.Deps{Client: r.kube, Caches: shared, Metadata: r.meta, Discovery: r.kube.Discovery(), Log: r.log})
+		}},
+		{Name: "rootca", Run: func(ctx context.Context) error {
+			return rootca.Run(ctx, namesake.Deps{Client: r.kube, Caches: shared, Log: r.log}, r.authority.PEM())
+		}},
+		{Name: "clusterroles", Run: func(ctx context.Context) error {
+			return clusterroles.Run(ctx, clusterroles.Deps{Client: r.kube, Caches: shared, Log: r.log})
+		}},
+		{Name: "namespaces", Run: func(ctx context.Context) error {
+			return namespaces.Run(ctx, namespaces.Deps{Client: r.kube, Caches: shared, Metadata: r.meta, Discovery: r.kube.Discovery(), Log: r.log})
+		}},
+	}
+}
+
+const (
+	podAddresses   = "the addresses of pods (--cluster-cidr)"
+	guestAddresses = "the addresses of virtual machines (--guest-cidr)"
+)
 
 // reservedRanges are the cluster's own, which no load balancer gets addresses of; beside
 // them there are ServiceCIDRs and nodes.
@@ -145,8 +194,8 @@ func reservedRanges(o *options) []pools.Reserved {
 			out = append(out, pools.Reserved{Prefix: prefix, What: what})
 		}
 	}
-	add(o.cluster, "the addresses of pods (--cluster-cidr)")
-	add(o.guests, "the addresses of virtual machines (--guest-cidr)")
+	add(o.cluster, podAddresses)
+	add(o.guests, guestAddresses)
 	return out
 }
 

@@ -124,35 +124,17 @@ func (n *nodeRun) run(ctx context.Context) (err error) {
 	n.ctx, n.cancel = context.WithCancelCause(ctx)
 	defer n.group.Wait()
 	defer n.cancel(nil)
-	if n.kube, err = kubernetes.NewForConfig(inProtobuf(n.config)); err != nil {
-		return fmt.Errorf("make the agent's client: %w", err)
-	}
-	if n.technique, err = n.o.technique(); err != nil {
-		return err
-	}
-	if err := n.readAhead(); err != nil {
-		return err
-	}
 	defer func() { n.ahead.Close() }() //nolint:errcheck // it was only read from
-	if n.addresses, err = routes.PrimaryAddresses(n.o.nodeIPs); err != nil {
+	if err := n.prepare(); err != nil {
 		return err
 	}
-	if n.o.lacks == nil {
-		err = n.startAnnounce()
-	}
-	if err != nil {
-		return err
-	}
-	if err := n.startBalancer(); err != nil {
+	if err := n.startLoadBalancing(); err != nil {
 		return err
 	}
 	n.watches = agent.Watch(n.ctx, n.kube, n.o.nodeName, n.log)
 	n.group.Go(n.watches.Wait)
 	reg, err := n.register()
 	if err != nil {
-		return err
-	}
-	if n.podCIDRs, err = reg.Register(n.ctx); err != nil {
 		return err
 	}
 	closeNetwork, err := n.openNetwork()
@@ -166,9 +148,7 @@ func (n *nodeRun) run(ctx context.Context) (err error) {
 	if err := n.startMetrics(); err != nil {
 		return err
 	}
-	if n.alone {
-		n.start("memory", n.keepSmall)
-	}
+	n.start("memory", n.keepSmall)
 	stop, err := n.startGuests()
 	if err != nil {
 		return err
@@ -183,6 +163,31 @@ func (n *nodeRun) run(ctx context.Context) (err error) {
 	return context.Cause(n.ctx)
 }
 
+// prepare finds out what the rest works with, and changes nothing.
+func (n *nodeRun) prepare() (err error) {
+	if n.kube, err = kubernetes.NewForConfig(inProtobuf(n.config)); err != nil {
+		return fmt.Errorf("make the agent's client: %w", err)
+	}
+	if n.technique, err = n.o.technique(); err != nil {
+		return err
+	}
+	if err := n.readAhead(); err != nil {
+		return err
+	}
+	n.addresses, err = routes.PrimaryAddresses(n.o.nodeIPs)
+	return err
+}
+
+// startLoadBalancing starts what announces addresses of load balancers, and what gives them.
+func (n *nodeRun) startLoadBalancing() error {
+	if n.o.lacks == nil {
+		if err := n.startAnnounce(); err != nil {
+			return err
+		}
+	}
+	return n.startBalancer()
+}
+
 func (n *nodeRun) dataplaneName() string {
 	if n.technique == nil {
 		return dataplaneNone
@@ -190,6 +195,7 @@ func (n *nodeRun) dataplaneName() string {
 	return n.technique.name
 }
 
+// register makes the Node object, or finds it, and learns the node's pod ranges.
 func (n *nodeRun) register() (*register.Registration, error) {
 	memory, err := hostMemory()
 	if err != nil {
@@ -205,7 +211,11 @@ func (n *nodeRun) register() (*register.Registration, error) {
 	if n.o.lacks != nil {
 		info.Limits = n.limits
 	}
-	return register.New(n.kube, info, n.log), nil
+	reg := register.New(n.kube, info, n.log)
+	if n.podCIDRs, err = reg.Register(n.ctx); err != nil {
+		return nil, err
+	}
+	return reg, nil
 }
 
 // openNetwork gives the node its bridge, addresses and routes, and leads to the other

@@ -79,13 +79,21 @@ func (p *poolAdd) run(ctx context.Context, out, notes io.Writer, name string, te
 	if err != nil {
 		return poolsUnread(err)
 	}
+	_, kube, err := p.client.kube()
+	if err != nil {
+		return err
+	}
+	reserved, err := clusterRanges(ctx, kube)
+	if err != nil {
+		return err
+	}
 	if !p.noProbe {
 		if ranges, err = leaveOut(ctx, notes, ranges); err != nil {
 			return err
 		}
 	}
 	pool, created := p.merge(config, name, ranges)
-	if err := overlaps(config, pool); err != nil {
+	if err := overlaps(config, pool, reserved); err != nil {
 		return err
 	}
 	if err := writePool(ctx, dyn, pool, created); err != nil {
@@ -233,17 +241,19 @@ func (p *poolAdd) merge(config *core.Config, name string, ranges []span) (pool *
 	return pool, created
 }
 
-// overlaps refuses what the controller would leave out.
-func overlaps(config *core.Config, pool *core.IPAddressPool) error {
+// overlaps refuses what the controller would leave out. What was written before is `portico
+// pools`' to tell: a node that came later is no reason against other ranges.
+func overlaps(config *core.Config, pool *core.IPAddressPool, reserved []pools.Reserved) error {
 	list := []*core.IPAddressPool{pool}
 	for _, is := range config.Pools {
 		if is.Name != pool.Name {
 			list = append(list, is)
 		}
 	}
-	_, faults := pools.Parse(&core.Config{Pools: list})
+	_, before := pools.Parse(config, reserved...)
+	_, faults := pools.Parse(&core.Config{Pools: list}, reserved...)
 	for _, f := range faults {
-		if f.Pool == pool.Name || strings.Contains(f.Message, "IPAddressPool "+pool.Name+",") {
+		if (f.Pool == pool.Name || strings.Contains(f.Message, "IPAddressPool "+pool.Name+",")) && !slices.Contains(before, f) {
 			return errors.New(f.String())
 		}
 	}

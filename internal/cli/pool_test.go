@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	core "portico.dev/portico/internal/core/metallb"
+	"portico.dev/portico/internal/core/pools"
 )
 
 // LB-01: what `portico pool add` leaves of the ranges once the LAN was asked.
@@ -52,18 +53,27 @@ func TestPoolThatOverlapsIsRefused(t *testing.T) {
 	old.Name = "old"
 	newer, _ := p.merge(&core.Config{}, "newer", []span{{netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("198.51.100.9")}})
 	config := &core.Config{Pools: []*core.IPAddressPool{newer, old}}
+	reserved := []pools.Reserved{
+		{Prefix: netip.MustParsePrefix("10.96.0.0/12"), What: "the cluster IPs of ServiceCIDR kubernetes"},
+		{Prefix: netip.MustParsePrefix("192.0.2.99/32"), What: "the address of node a"},
+		{Prefix: netip.MustParsePrefix("192.0.2.7/32"), What: "the address of node b, which came later"},
+	}
 	for name, want := range map[string]string{
 		"old 198.51.100.9":  "older IPAddressPool old",
 		"newer 192.0.2.15":  "older IPAddressPool old",
 		"third 192.0.2.1":   "older IPAddressPool old",
 		"third 127.0.0.1":   "every host's own",
+		"third 10.96.7.1":   "the cluster IPs of ServiceCIDR kubernetes",
+		"third 192.0.2.99":  "the address of node a",
 		"third 203.0.113.1": "<nil>",
 		"old 192.0.2.1":     "<nil>",
+		"old 203.0.113.2":   "<nil>",
+		"old 192.0.2.7":     "which came later",
 	} {
 		of, addr, _ := strings.Cut(name, " ")
 		a := netip.MustParseAddr(addr)
 		pool, _ := p.merge(config, of, []span{{a, a}})
-		if err := overlaps(config, pool); !strings.Contains(fmt.Sprint(err), want) {
+		if err := overlaps(config, pool, reserved); !strings.Contains(fmt.Sprint(err), want) {
 			t.Errorf("%s: %v, want %s", name, err, want)
 		}
 	}

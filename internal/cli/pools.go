@@ -13,8 +13,11 @@ import (
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
 
+	"portico.dev/portico/internal/bootstrap"
 	"portico.dev/portico/internal/core/pools"
 	"portico.dev/portico/internal/metallb"
 )
@@ -81,7 +84,11 @@ func listPools(ctx context.Context, c *client) ([]*poolStatus, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list Services: %w", err)
 	}
-	set, faults := pools.Parse(config)
+	reserved, err := clusterRanges(ctx, kube)
+	if err != nil {
+		return nil, err
+	}
+	set, faults := pools.Parse(config, reserved...)
 	allocator := pools.NewAllocator(set)
 	slices.SortFunc(services.Items, func(a, b corev1.Service) int { return a.CreationTimestamp.Compare(b.CreationTimestamp.Time) })
 	for i := range services.Items {
@@ -116,6 +123,39 @@ func listPools(ctx context.Context, c *client) ([]*poolStatus, error) {
 		list = append(list, s)
 	}
 	return list, nil
+}
+
+// clusterRanges are the addresses that no pool can give, as the controller reads them. What
+// a foreign cluster hasn't got, or this user may not see, is the controller's to say.
+func clusterRanges(ctx context.Context, kube kubernetes.Interface) ([]pools.Reserved, error) {
+	var out []pools.Reserved
+	hidden := func(err error) bool { return apierrors.IsNotFound(err) || apierrors.IsForbidden(err) }
+	settings, err := bootstrap.ReadSettings(ctx, kube)
+	if err != nil && !hidden(err) {
+		return nil, err
+	}
+	for _, of := range [...]struct{ ranges, what string }{{settings.ClusterCIDR, podAddresses}, {settings.GuestCIDR, guestAddresses}} {
+		for _, cidr := range strings.Split(of.ranges, ",") {
+			if prefix, err := netip.ParsePrefix(cidr); err == nil {
+				out = append(out, pools.Reserved{Prefix: prefix, What: of.what})
+			}
+		}
+	}
+	cidrs, err := kube.NetworkingV1().ServiceCIDRs().List(ctx, metav1.ListOptions{})
+	if err != nil && !hidden(err) {
+		return nil, fmt.Errorf("list ServiceCIDRs: %w", err)
+	}
+	for i := range cidrs.Items {
+		out = append(out, pools.OfServiceCIDR(&cidrs.Items[i])...)
+	}
+	nodes, err := kube.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	if err != nil && !hidden(err) {
+		return nil, fmt.Errorf("list Nodes: %w", err)
+	}
+	for i := range nodes.Items {
+		out = append(out, pools.OfNode(&nodes.Items[i])...)
+	}
+	return out, nil
 }
 
 func printPools(out io.Writer, list []*poolStatus) error {

@@ -130,7 +130,8 @@ func TestWrongASNWithBIRD(t *testing.T) {
 	}
 }
 
-// LB-04: a router several hops away, with BFD as RFC 5883 has it.
+// LB-04, LB-07: a router several hops away, with BFD as RFC 5883 has it; what becomes of the
+// session and of the Service's route is told in events.
 func TestMultiHopWithBIRD(t *testing.T) {
 	rig.Need(t)
 	t.Parallel()
@@ -148,6 +149,7 @@ protocol bfd { multihop { min rx interval 50 ms; min tx interval 50 ms; }; }
 protocol bgp away {
   local 203.0.113.254 as 64513;
   neighbor 192.0.2.1 as 64512;
+  error wait time 1, 2;
   multihop 5;
   passive;
   bfd;
@@ -182,4 +184,23 @@ protocol direct { ipv4; }
 		}
 		return contains(p.Why, "BFD: the router was silent")
 	})
+	const begun = `Normal SessionEstablished BGPPeer router: node "a" has a session with 203.0.113.254:179, AS 64513`
+	const there = `Normal nodeAssigned Service web: announcing from node "a" with protocol "bgp": 198.51.100.1/32 to router`
+	was := []string{
+		begun, there,
+		`Warning BFDDown BGPPeer router: node "a" lost its session with 203.0.113.254:179: BFD: the router was silent`,
+		`Warning nodeWithdrawn Service web: no longer announcing from node "a" with protocol "bgp": 198.51.100.1/32 to router: `,
+	}
+	n.tells(was...)
+	if err := r.last.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	was = append(was, begun, there)
+	n.tells(was...)
+	n.world.Services = nil
+	n.tell()
+	eventually(t, "the route is withdrawn", hasHops(r, "198.51.100.1/32"))
+	if got := n.told(); len(got) != len(was) { // there is no Service to tell it on
+		t.Errorf("it tells\n%s", strings.Join(got, "\n"))
+	}
 }

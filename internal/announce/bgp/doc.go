@@ -4,6 +4,7 @@
 //	Plan -- Run: by differences --> a gobgp server: peers, export policy, paths --> routers
 //	        \-- bfd: a session for each peer that wants one; when it fails, the peer's session ends
 //	sessions' states, what each router was told <-- State, Statuses, Faults, metrics
+//	moves of sessions and routes --> Event, as many as the API is to bear
 //
 // It connects and never listens. Routes that routers send are refused. A change of paths
 // never ends a session; a changed setting ends that of its peer only.

@@ -261,9 +261,13 @@ func TestGracefulRestartWithFRR(t *testing.T) {
 		}
 	}
 	start := time.Now()
+	told := n.told()
 	n.withdraw()
 	eventually(t, "no routes", func() error {
 		return cmp.Or(hasHops(r, "198.51.100.1/32")(), hasHops(r, "2001:db8:1::1/128")())
 	})
 	t.Logf("routes withdrawn %v after the planned stop began", time.Since(start).Round(time.Millisecond))
+	n.tells(append(told,
+		`Normal nodeWithdrawn Service web: no longer announcing from node "a" with protocol "bgp": 198.51.100.1/32 to router: the node leaves`,
+		`Normal nodeWithdrawn Service web6: no longer announcing from node "a" with protocol "bgp": 2001:db8:1::1/128 to router: the node leaves`)...)
 }

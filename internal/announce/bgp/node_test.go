@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -56,10 +57,11 @@ type balanced struct {
 	Ready   []string // nodes with ready endpoints
 }
 
-// order is what the test says to a node: one of the three.
+// order is what the test says to a node: one of the four.
 type order struct {
 	World    *world
 	State    bool
+	Events   bool
 	Withdraw bool
 }
 
@@ -68,7 +70,7 @@ func beNode(name string) error {
 	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer cancel()
 	var mu sync.Mutex
-	secrets := map[string]string{}
+	secrets, events := map[string]string{}, []Event{}
 	level := slog.LevelInfo
 	if os.Getenv("PORTICO_TEST_DEBUG") != "" {
 		level = slog.LevelDebug
@@ -82,6 +84,11 @@ func beNode(name string) error {
 				return p, nil
 			}
 			return "", errors.New("not found")
+		},
+		Event: func(e Event) {
+			mu.Lock()
+			defer mu.Unlock()
+			events = append(events, e)
 		},
 	})
 	var wg sync.WaitGroup
@@ -105,6 +112,10 @@ func beNode(name string) error {
 				s.Set(o.World.input(name))
 			case o.State:
 				answer = s.State()
+			case o.Events:
+				mu.Lock()
+				answer = slices.Clone(events)
+				mu.Unlock()
 			case o.Withdraw:
 				if err := s.Leave(ctx); err != nil {
 					answer = err.Error()
@@ -220,6 +231,35 @@ func (n *node) state() (s State) {
 	n.t.Helper()
 	n.ask(order{State: true}, &s)
 	return s
+}
+
+// told gives the events so far, a line each.
+func (n *node) told() []string {
+	n.t.Helper()
+	var events []Event
+	n.ask(order{Events: true}, &events)
+	var lines []string
+	for _, e := range events {
+		lines = append(lines, fmt.Sprintf("%s %s %s %s: %s", e.Type, e.Reason, e.On.Kind, e.On.Name, e.Message))
+	}
+	return lines
+}
+
+// tells waits until the events are those that are wanted, each by its beginning.
+func (n *node) tells(want ...string) {
+	n.t.Helper()
+	eventually(n.t, n.Name+" tells its moves", func() error {
+		got := n.told()
+		if len(got) != len(want) {
+			return fmt.Errorf("it tells\n%s", strings.Join(got, "\n"))
+		}
+		for i := range want {
+			if !strings.HasPrefix(got[i], want[i]) {
+				return fmt.Errorf("%q isn't %q", got[i], want[i])
+			}
+		}
+		return nil
+	})
 }
 
 // terminate ends the speaker as systemd does.

@@ -41,10 +41,19 @@ type peer struct {
 	routerID   netip.Addr
 	ipv4, ipv6 bool // accepted by the peer
 	watched    bfd.State
+	cut        bool // BFD saw the path fail, and the session ends for that
+}
+
+// takes tells whether the peer takes the family of a prefix.
+func (p *peer) takes(prefix netip.Prefix) bool {
+	if prefix.Addr().Is6() {
+		return p.ipv6
+	}
+	return p.ipv4
 }
 
 // change takes what gobgp says of the session.
-func (p *peer) change(state *apiutil.PeerState, now time.Time, log *slog.Logger) {
+func (p *peer) change(state *apiutil.PeerState, now time.Time, m *moves, log *slog.Logger) {
 	before := p.status
 	switch state.SessionState {
 	case bgp.BGP_FSM_ESTABLISHED:
@@ -66,9 +75,12 @@ func (p *peer) change(state *apiutil.PeerState, now time.Time, log *slog.Logger)
 	if before == Established {
 		p.why = cmp.Or(p.why, "the session ended: "+state.DisconnectMessage)
 		p.broken = !p.refused && (p.broken || now.Sub(p.since) >= settled)
+		m.lost(p.config.Peer, p.why, p.cut)
 		log.Warn("BGP session lost", "peer", p.config.Peer, "address", p.config.Address, "reason", p.why)
 	}
 	if p.status == Established {
+		p.cut = false
+		m.established(p.config.Peer)
 		log.Info("BGP session established", "peer", p.config.Peer, "address", p.config.Address, "asn", p.remoteASN)
 	}
 	p.since = now
@@ -158,7 +170,7 @@ func (s *Speaker) pathChanged(p *peer, state bfd.State, why bfd.Diagnostic) {
 		p.why = "BFD: " + why.String()
 	}
 	p.watched = state
-	p.broken = p.broken || lost
+	p.broken, p.cut = p.broken || lost, p.cut || lost
 	s.mu.Unlock()
 	s.Log.Info("BFD", "peer", p.config.Peer, "address", p.config.Address, "state", state, "reason", why)
 	s.poke()

@@ -23,6 +23,8 @@ const (
 	settled = 3 * time.Second
 	// multiHopTTL reaches any router; gobgp's sockets have 1 otherwise.
 	multiHopTTL = 255
+	// untried is why a session that has just begun isn't established.
+	untried = "not tried yet"
 )
 
 // start makes a server if there is none. It listens nowhere.
@@ -117,6 +119,9 @@ func (s *Speaker) renew(p *peer) error {
 		return err
 	}
 	s.mu.Lock()
+	if p.status == Established { // gobgp hasn't said yet that it ended
+		s.moves.lost(p.config.Peer, p.why, p.cut)
+	}
 	p.broken, p.status, p.since = false, Connecting, s.Now()
 	s.mu.Unlock()
 	return s.begin(p)
@@ -147,7 +152,7 @@ func (s *Speaker) add(c core.Config) error {
 	if s.peer(c.Peer) != nil {
 		return nil
 	}
-	p := &peer{config: c, status: Connecting, since: s.Now(), why: "not tried yet"}
+	p := &peer{config: c, status: Connecting, since: s.Now(), why: untried}
 	if err := s.begin(p); err != nil {
 		return err
 	}
@@ -200,7 +205,7 @@ func (s *Speaker) happened(event *apiutil.WatchEventMessage_PeerEvent, _ time.Ti
 	s.mu.Lock()
 	for _, p := range s.peers {
 		if p.config.Address == event.Peer.State.NeighborAddress {
-			p.change(&event.Peer.State, s.Now(), s.Log)
+			p.change(&event.Peer.State, s.Now(), s.moves, s.Log)
 		}
 	}
 	s.mu.Unlock()

@@ -30,6 +30,8 @@ type Options struct {
 	Password func(context.Context, metallb.SecretReference) (string, error)
 	// Changed is called when State may say something else. It must not block. nil: nobody.
 	Changed func()
+	// Event tells people of a move, on a Service or a BGPPeer. It must not block. nil: nobody.
+	Event func(Event)
 	// Now is the clock. nil: time.Now.
 	Now func() time.Time
 }
@@ -50,6 +52,9 @@ type Speaker struct {
 	mu       sync.Mutex // guards the following
 	server   *server.BgpServer
 	plan     *core.Plan // nil: nothing was Set yet
+	self     string     // the node of the plan
+	subjects *subjects  // of the plan
+	moves    *moves
 	peers    map[string]*peer
 	leaving  chan struct{} // closed when Leave was asked for
 	left     chan struct{} // closed when all was withdrawn
@@ -73,7 +78,7 @@ func New(o Options) *Speaker {
 	return &Speaker{
 		Options: o, wake: make(chan struct{}, 1), bfd: bfd.NewServer(o.Log),
 		leaving: make(chan struct{}), left: make(chan struct{}),
-		peers: map[string]*peer{},
+		peers: map[string]*peer{}, moves: newMoves(),
 	}
 }
 
@@ -81,7 +86,7 @@ func New(o Options) *Speaker {
 func (s *Speaker) Set(in announcing.Input) {
 	plan := core.Decide(in)
 	s.mu.Lock()
-	s.plan = &plan
+	s.plan, s.self, s.subjects = &plan, in.Self, subjectsOf(&in)
 	s.mu.Unlock()
 	s.poke()
 }
@@ -148,6 +153,7 @@ func (s *Speaker) Run(ctx context.Context) error {
 		case <-leaving:
 			leaving = nil
 			s.stop(false)
+			s.tellMoves(true)
 			close(s.left)
 			continue
 		case <-s.wake:
@@ -202,6 +208,27 @@ func (s *Speaker) reconcile(ctx context.Context) {
 		}
 	}
 	s.Changed()
+	s.tellMoves(false)
+}
+
+// tellMoves tells what became of routes and sessions since it was last called, as far as
+// that is allowed now. Run calls it again soon.
+func (s *Speaker) tellMoves(leaving bool) {
+	s.mu.Lock()
+	if s.plan == nil {
+		s.mu.Unlock()
+		return
+	}
+	due := s.moves.tell(&sight{
+		self: s.self, subjects: s.subjects, left: s.plan.Left, peers: s.peers, routes: routesOf(s.plan, s.peers), leaving: leaving,
+	}, s.Now())
+	s.mu.Unlock()
+	if s.Event == nil {
+		return
+	}
+	for _, e := range due {
+		s.Event(e)
+	}
 }
 
 // converge goes from safe to safe: peers that must not hear anything more go first, and

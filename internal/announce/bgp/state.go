@@ -104,7 +104,7 @@ func (p *peer) state(plan *core.Plan) PeerState {
 		return st
 	}
 	for _, path := range plan.Sessions[i].Paths {
-		if v6 := path.Prefix.Addr().Is6(); v6 && p.ipv6 || !v6 && p.ipv4 {
+		if p.takes(path.Prefix) {
 			st.Announced = append(st.Announced, path.Prefix)
 		} else {
 			st.Refused = append(st.Refused, path.Prefix)

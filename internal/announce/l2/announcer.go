@@ -43,6 +43,11 @@ const (
 	// alone what nobody seems to have while a peer is missing: when all start together
 	// each would elect itself, and behind a link that was down somebody may have it.
 	gathering = 500 * time.Millisecond
+	// founding is the same for an address that nobody was ever heard to have. Where all
+	// start for the first time, who is greeted depends on the API, which tells of new Nodes
+	// late: each agent knows those that are older than its own Node, so of any two at least
+	// one knows whom to wait for. Nobody's connections hang on such an address.
+	founding = 3 * time.Second
 	// resumption is how long what a restart found in the store is kept without the API.
 	resumption = 10 * time.Second
 )

@@ -132,8 +132,8 @@ func (a *Announcer) settle(c *election.Contest, now time.Duration, view *greet.V
 		delete(a.unclaimed, c.Address)
 	}
 	switch {
-	case d.Holder == self && h == nil && d.Why == election.Elected && now < a.arrived+gathering && missing(a.input, view):
-		next = a.arrived + gathering
+	case d.Holder == self && h == nil && d.Why == election.Elected && now < a.patientUntil(c.Address) && missing(a.input, view):
+		next = a.patientUntil(c.Address)
 	case d.Holder == self && h == nil:
 		a.take(c, now, view)
 	case d.Holder == self && rivals && !h.Yields:
@@ -152,6 +152,15 @@ func (a *Announcer) settle(c *election.Contest, now time.Duration, view *greet.V
 		next = a.unclaimed[c.Address] + patience*time.Duration(b.Passed+1)
 	}
 	return next
+}
+
+// patientUntil is how long this node leaves an address that nobody has to peers that it
+// doesn't hear. mu is held.
+func (a *Announcer) patientUntil(addr netip.Addr) time.Duration {
+	if len(a.others[addr]) == 0 {
+		return a.arrived + founding
+	}
+	return a.arrived + gathering
 }
 
 // missing tells whether a node isn't heard, or isn't to be elected yet. At a cluster's first

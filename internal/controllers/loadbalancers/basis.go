@@ -73,7 +73,7 @@ func (c *controller) reserved() []pools.Reserved {
 	var out []pools.Reserved
 	if c.ranges != nil {
 		for _, obj := range inOrder(c.ranges) {
-			out = append(out, rangesOf(obj.(*networkingv1.ServiceCIDR))...)
+			out = append(out, pools.OfServiceCIDR(obj.(*networkingv1.ServiceCIDR))...)
 		}
 	}
 	if len(out) == 0 {
@@ -83,7 +83,7 @@ func (c *controller) reserved() []pools.Reserved {
 	}
 	out = append(out, c.Reserved...)
 	for _, obj := range inOrder(c.nodes) {
-		out = append(out, addressesOf(obj.(*corev1.Node))...)
+		out = append(out, pools.OfNode(obj.(*corev1.Node))...)
 	}
 	return out
 }

@@ -46,6 +46,37 @@ func TestLaterServiceCIDRsAreReserved(t *testing.T) {
 	w.is("web", "192.0.2.0", "lan")
 }
 
+// LB-01: what becomes a node's own later, its addresses and its pods' ranges of both
+// families, is no load balancer's from then on; a Service that has such an address moves,
+// and the pool says why.
+func TestLaterNodesAreReserved(t *testing.T) {
+	t.Parallel()
+	w := begin(t)
+	w.run()
+	w.pool("lan", "203.0.113.0/30", "2001:db8:7::/127")
+	w.service("web", ask("203.0.113.1"))
+	w.is("web", "203.0.113.1", "lan")
+	w.counts("lan", 1, 3) // of IPv4
+	if _, err := w.Kube.CoreV1().Nodes().Create(t.Context(), &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: "a"},
+		Spec:       corev1.NodeSpec{PodCIDR: "203.0.113.2/31", PodCIDRs: []string{"203.0.113.2/31", "2001:db8:7::/64"}},
+	}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	w.state("Invalid", "203.0.113.2/31, the pod addresses of node a")
+	w.state("Invalid", "2001:db8:7::/64, the pod addresses of node a")
+	w.counts("lan", 1, 1)
+	status := []byte(`{"status":{"addresses":[{"type":"InternalIP","address":"198.51.100.1"},{"type":"ExternalIP","address":"203.0.113.1"}]}}`)
+	if _, err := w.Kube.CoreV1().Nodes().Patch(t.Context(), "a", types.MergePatchType, status, metav1.PatchOptions{}, "status"); err != nil {
+		t.Fatal(err)
+	}
+	w.state("Invalid", "203.0.113.1/32, the address of node a")
+	w.event("IPAddressPool", "lan", "RangeIgnored", "the address of node a")
+	w.pends("web", "AddressNotInPool", "203.0.113.1 is in no IPAddressPool")
+	w.service("next")
+	w.is("next", "203.0.113.0", "lan")
+}
+
 // LB-07: how full pools are, and how many Services wait and why, in numbers.
 func TestMetrics(t *testing.T) {
 	t.Parallel()

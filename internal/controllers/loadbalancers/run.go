@@ -9,7 +9,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -21,7 +20,6 @@ import (
 
 	"portico.dev/portico/internal/controllers/caches"
 	"portico.dev/portico/internal/controllers/work"
-	"portico.dev/portico/internal/core/ipam"
 	core "portico.dev/portico/internal/core/metallb"
 	"portico.dev/portico/internal/core/pools"
 	"portico.dev/portico/internal/metallb"
@@ -159,7 +157,7 @@ func (c *controller) watch(ctx context.Context, view *caches.View) error {
 				c.queue.Add(leftovers)
 			}
 			// Heartbeats come every few seconds.
-			if fmt.Sprint(addressesOf(old.(*corev1.Node))) != fmt.Sprint(addressesOf(now.(*corev1.Node))) {
+			if fmt.Sprint(pools.OfNode(old.(*corev1.Node))) != fmt.Sprint(pools.OfNode(now.(*corev1.Node))) {
 				c.queue.Add(everything)
 			}
 		},
@@ -225,30 +223,4 @@ func (c *controller) sync(ctx context.Context, key types.NamespacedName) error {
 		c.queue.AddAfter(report, reportDelay)
 	}
 	return err
-}
-
-// rangesOf gives what Services get their cluster IPs from. One that ends counts until it
-// is gone: it may have Services (KEP-1880).
-func rangesOf(cidr *networkingv1.ServiceCIDR) []pools.Reserved {
-	var out []pools.Reserved
-	for _, prefix := range ipam.Prefixes(cidr) {
-		out = append(out, pools.Reserved{Prefix: prefix, What: "the cluster IPs of ServiceCIDR " + cidr.Name})
-	}
-	return out
-}
-
-// addressesOf gives what is a node's own.
-func addressesOf(node *corev1.Node) []pools.Reserved {
-	var out []pools.Reserved
-	for _, a := range node.Status.Addresses {
-		if addr, err := netip.ParseAddr(a.Address); err == nil {
-			out = append(out, pools.Reserved{Prefix: netip.PrefixFrom(addr, addr.BitLen()), What: "the address of node " + node.Name})
-		}
-	}
-	for _, cidr := range node.Spec.PodCIDRs {
-		if prefix, err := netip.ParsePrefix(cidr); err == nil {
-			out = append(out, pools.Reserved{Prefix: prefix, What: "the pod addresses of node " + node.Name})
-		}
-	}
-	return out
 }

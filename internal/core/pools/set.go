@@ -31,12 +31,6 @@ type addresses struct {
 	pool        *pool
 }
 
-// Reserved are addresses that no load balancer may have, and why.
-type Reserved struct {
-	netip.Prefix
-	What string // "the cluster IPs of Services"
-}
-
 // Fault is something written in a pool that is not done as written.
 type Fault struct {
 	Pool    string // its name
