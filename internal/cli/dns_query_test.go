@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"regexp"
 	"strings"
 	"testing"
@@ -69,7 +70,7 @@ func TestDNSRecords(t *testing.T) {
 	slice.Endpoints = []discoveryv1.Endpoint{{Addresses: []string{"10.245.0.2"}, Hostname: &hostname}}
 	vm := &corev1.Pod{ObjectMeta: meta("virt-launcher-front"), Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIPs: []corev1.PodIP{{IP: "10.245.0.9"}}}}
 	vm.Labels = map[string]string{records.MachineLabel: "front"}
-	kube := fake.NewClientset(slice, vm,
+	kube := fake.NewClientset(slice, vm, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop"}},
 		&corev1.Service{ObjectMeta: meta("web"), Spec: corev1.ServiceSpec{ClusterIP: "10.96.0.20", ClusterIPs: []string{"10.96.0.20"}, Ports: []corev1.ServicePort{{Name: "http", Port: 80}}}},
 		&corev1.Service{ObjectMeta: meta("db"), Spec: corev1.ServiceSpec{ClusterIP: "None", ClusterIPs: []string{"None"}}})
 	var out bytes.Buffer
@@ -88,5 +89,9 @@ web.shop.svc.cluster.local.             A     10.96.0.20
 `
 	if out.String() != want {
 		t.Errorf("got\n%s\nwant\n%s", out.String(), want)
+	}
+	err := listRecords(context.Background(), kube, "shpo", "cluster.local", io.Discard)
+	if err == nil || !strings.Contains(err.Error(), `no namespace "shpo"`) {
+		t.Errorf("a mistyped namespace: %v", err)
 	}
 }

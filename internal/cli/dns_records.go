@@ -56,6 +56,11 @@ func listRecords(ctx context.Context, kube kubernetes.Interface, namespace, doma
 	if err != nil {
 		return fmt.Errorf("--cluster-domain: %w", err)
 	}
+	if namespace != metav1.NamespaceAll {
+		if err := namespaceIsThere(ctx, kube.CoreV1(), namespace); err != nil {
+			return err
+		}
+	}
 	services, err := kube.CoreV1().Services(namespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return fmt.Errorf("list the Services: %w", err)

@@ -52,21 +52,37 @@ func (c *client) environment(ctx context.Context, vm string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	kube, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return "", fmt.Errorf("use the kubeconfig: %w", err)
+	}
+	if err := namespaceIsThere(ctx, kube.CoreV1(), c.namespace); err != nil {
+		return "", err
+	}
 	all := true
 	if vm != "" {
 		if all, err = serviceLinks(ctx, config, c.namespace, vm); err != nil {
 			return "", err
 		}
 	}
-	kube, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		return "", fmt.Errorf("use the kubeconfig: %w", err)
-	}
 	services, err := describedServices(ctx, kube.CoreV1(), c.namespace)
 	if err != nil {
 		return "", fmt.Errorf("read the Services of namespace %s: %w", c.namespace, err)
 	}
 	return records.Shell(records.Environment(c.namespace, services, all)), nil
+}
+
+// namespaceIsThere finds the names that are mistyped, whose lists are empty like those of
+// namespaces without objects. Who may not see namespaces isn't told.
+func namespaceIsThere(ctx context.Context, core corev1client.NamespacesGetter, name string) error {
+	_, err := core.Namespaces().Get(ctx, name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		return fmt.Errorf("there is no namespace %q; `portico kubectl get namespaces` lists them", name)
+	case err != nil && !apierrors.IsForbidden(err):
+		return fmt.Errorf("read the namespace %s: %w", name, err)
+	}
+	return nil
 }
 
 func serviceLinks(ctx context.Context, config *rest.Config, namespace, name string) (bool, error) {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/client-go/kubernetes"
@@ -25,6 +26,8 @@ type peerStatus struct {
 	Ready     bool        `json:"ready"`
 	Seen      *time.Time  `json:"seen,omitempty"` // when it last renewed its Lease
 	Ways      []wayStatus `json:"ways"`
+
+	hidden bool // its Lease may not be read
 }
 
 type wayStatus struct {
@@ -49,7 +52,8 @@ func (r *statusRun) askPeers(ctx context.Context, kube kubernetes.Interface, nod
 		return fmt.Errorf("list the pods of other nodes: %w", err)
 	}
 	leases, err := kube.CoordinationV1().Leases(corev1.NamespaceNodeLease).List(ctx, metav1.ListOptions{})
-	if err != nil {
+	hidden := apierrors.IsForbidden(err) // a joined node may read its own only
+	if err != nil && !hidden {
 		return fmt.Errorf("list the Leases of the nodes: %w", err)
 	}
 	seen := map[string]*time.Time{}
@@ -63,7 +67,9 @@ func (r *statusRun) askPeers(ctx context.Context, kube kubernetes.Interface, nod
 		return err
 	}
 	for _, p := range plan.Peers {
-		r.status.Peers = append(r.status.Peers, r.peer(p, seen[p.Name]))
+		peer := r.peer(p, seen[p.Name])
+		peer.hidden = hidden
+		r.status.Peers = append(r.status.Peers, peer)
 		for _, problem := range p.Problems {
 			r.problem("node %s: %s", p.Name, problem)
 		}
@@ -127,11 +133,15 @@ func (p peerStatus) line(now time.Time) string {
 	if !p.Ready {
 		state = "NOT READY"
 	}
-	seen := "never seen"
-	if p.Seen != nil {
-		seen = fmt.Sprintf("seen %v ago", max(now.Sub(*p.Seen), 0).Round(time.Second))
+	line := fmt.Sprintf("%s at %s, %s", p.Name, strings.Join(p.Addresses, " "), state)
+	switch {
+	case p.hidden:
+	case p.Seen == nil:
+		line += ", never seen"
+	default:
+		line += fmt.Sprintf(", seen %v ago", max(now.Sub(*p.Seen), 0).Round(time.Second))
 	}
-	return fmt.Sprintf("%s at %s, %s, %s", p.Name, strings.Join(p.Addresses, " "), state, seen)
+	return line
 }
 
 func (w wayStatus) line() string {

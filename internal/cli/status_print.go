@@ -99,6 +99,9 @@ func (g guestsStatus) line(counted bool) string {
 	var parts []string
 	if counted {
 		count := fmt.Sprintf("%d of %d machines", total(g.Phases), g.Machines)
+		if g.OnlyHere {
+			count = fmt.Sprintf("%d on this node", total(g.Phases))
+		}
 		for _, phase := range slices.Sorted(maps.Keys(g.Phases)) {
 			count += fmt.Sprintf(", %d %s", g.Phases[phase], phase)
 		}

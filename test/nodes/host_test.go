@@ -14,6 +14,7 @@ import (
 
 	"portico.dev/portico/internal/cli"
 	"portico.dev/portico/test/child"
+	"portico.dev/portico/test/journal"
 	"portico.dev/portico/test/rig"
 )
 
@@ -62,7 +63,7 @@ type host struct {
 	ipv4, ipv6 netip.Addr
 	daemon     *child.Process // nil: none
 	ended      chan struct{}  // of the last one
-	log        child.Output
+	log        journal.Log
 }
 
 // host adds one to the LAN.

@@ -79,7 +79,7 @@ func apiService(services []netip.Prefix) *corev1.Service {
 }
 
 func dnsService(services []netip.Prefix) *corev1.Service {
-	policy := corev1.IPFamilyPolicyPreferDualStack
+	policy, near := corev1.IPFamilyPolicyPreferDualStack, corev1.ServiceTrafficDistributionPreferSameNode
 	svc := &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{
 			Name: DNSService, Namespace: metav1.NamespaceSystem,
@@ -87,6 +87,8 @@ func dnsService(services []netip.Prefix) *corev1.Service {
 		},
 		Spec: corev1.ServiceSpec{
 			IPFamilyPolicy: &policy,
+			// Each node has a server, which knows all that the others do.
+			TrafficDistribution: &near,
 			Ports: []corev1.ServicePort{
 				{Name: "dns", Port: dnsPort, Protocol: corev1.ProtocolUDP, TargetPort: intstr.FromInt32(dnsPort)},
 				{Name: "dns-tcp", Port: dnsPort, Protocol: corev1.ProtocolTCP, TargetPort: intstr.FromInt32(dnsPort)},
@@ -100,7 +102,8 @@ func dnsService(services []netip.Prefix) *corev1.Service {
 	return svc
 }
 
-// ensureService creates svc, or mends its ports and type where somebody changed them.
+// ensureService creates svc, or mends its ports where somebody changed them. Who prefers
+// other servers says so.
 func ensureService(ctx context.Context, kube kubernetes.Interface, svc *corev1.Service) error {
 	client := kube.CoreV1().Services(svc.Namespace)
 	is, err := client.Get(ctx, svc.Name, metav1.GetOptions{})
@@ -109,8 +112,11 @@ func ensureService(ctx context.Context, kube kubernetes.Interface, svc *corev1.S
 		if apierrors.IsAlreadyExists(err) {
 			return nil // another API server was first
 		}
-	} else if err == nil && !equality.Semantic.DeepEqual(is.Spec.Ports, svc.Spec.Ports) {
+	} else if err == nil && (!equality.Semantic.DeepEqual(is.Spec.Ports, svc.Spec.Ports) || is.Spec.TrafficDistribution == nil && svc.Spec.TrafficDistribution != nil) {
 		is.Spec.Ports = svc.Spec.Ports
+		if is.Spec.TrafficDistribution == nil {
+			is.Spec.TrafficDistribution = svc.Spec.TrafficDistribution
+		}
 		_, err = client.Update(ctx, is, metav1.UpdateOptions{})
 	}
 	if err != nil {

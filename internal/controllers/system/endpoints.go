@@ -21,6 +21,8 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
+
+	core "portico.dev/portico/internal/core/endpoints"
 )
 
 // recheck is how often leases are looked at without news: one that runs out says
@@ -186,6 +188,7 @@ func slice(svc *corev1.Service, family corev1.IPFamily, members []member, ports 
 		if m.zone != "" {
 			e.Zone = &m.zone
 		}
+		e.Hints = core.Hints(svc, &e)
 		out.Endpoints = append(out.Endpoints, e)
 	}
 	return out

@@ -21,14 +21,29 @@ import (
 var ranges = []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12"), netip.MustParsePrefix("fd00:10:96::/112")}
 
 // API-11: the Service kubernetes exists from the first start, and leads to the API
-// servers that live. kube-dns leads to every Ready node's own addresses.
+// servers that live. kube-dns leads to every Ready node's own addresses, and each node's
+// clients to their own. DNS-06
 func TestSystemServices(t *testing.T) {
 	s := apitest.Start(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	for range 2 { // a second start finds all there
+	// Later starts find all there. What is unsaid is said, and what a person says stays.
+	const own, near = corev1.ServiceTrafficDistributionPreferSameNode, corev1.ServiceTrafficDistributionPreferClose
+	for _, start := range []struct{ want, then string }{{own, `null`}, {own, `"` + near + `"`}, {near, `"` + own + `"`}} {
 		if err := system.Bootstrap(ctx, s.Kube, ranges); err != nil {
 			t.Fatal(err)
+		}
+		patch := []byte(`{"spec":{"trafficDistribution":` + start.then + `}}`)
+		dns := s.Kube.CoreV1().Services("kube-system")
+		svc, err := dns.Get(ctx, "kube-dns", metav1.GetOptions{})
+		if err == nil {
+			_, err = dns.Patch(ctx, "kube-dns", types.MergePatchType, patch, metav1.PatchOptions{})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if is := svc.Spec.TrafficDistribution; is == nil || *is != start.want {
+			t.Errorf("kube-dns prefers %v, want %s", is, start.want)
 		}
 	}
 	for name, want := range map[types.NamespacedName][]string{
@@ -50,6 +65,13 @@ func TestSystemServices(t *testing.T) {
 	node(t, s.Kube, "b", corev1.ConditionFalse, "10.244.1.0/24", "fd00:10:244:1::/64")
 	endpoints(t, s.Kube, "kube-system", "kube-dns-ipv4", "10.244.0.1")
 	endpoints(t, s.Kube, "kube-system", "kube-dns-ipv6", "fd00:10:244::1")
+	slice, err := s.Kube.DiscoveryV1().EndpointSlices("kube-system").Get(ctx, "kube-dns-ipv4", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if hints := slice.Endpoints[0].Hints; hints == nil || len(hints.ForNodes) != 1 || hints.ForNodes[0].Name != "a" {
+		t.Errorf("a's server isn't meant for a's clients: %v", hints)
+	}
 
 	life, end := context.WithCancel(ctx)
 	gone := make(chan error, 1)

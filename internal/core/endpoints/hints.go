@@ -5,7 +5,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 )
 
-// hints says for whom the endpoint is meant when the Service prefers near ones
+// Hints says for whom the endpoint is meant when the Service prefers near ones
 // (KEP-3015, PreferSameZone and PreferSameNode): clients of its own zone, of its
 // own node. Only ready endpoints carry hints.
 //
@@ -13,7 +13,7 @@ import (
 // spreads endpoints over zones by their share of CPUs; that isn't written yet,
 // and without hints every client uses every endpoint, as Auto itself does
 // whenever there are too few.
-func hints(svc *corev1.Service, e *discoveryv1.Endpoint) *discoveryv1.EndpointHints {
+func Hints(svc *corev1.Service, e *discoveryv1.Endpoint) *discoveryv1.EndpointHints {
 	if topologyAuto(svc) || svc.Spec.TrafficDistribution == nil || !*e.Conditions.Ready {
 		return nil
 	}

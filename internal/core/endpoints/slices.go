@@ -119,7 +119,7 @@ func podEndpoint(svc *corev1.Service, pod *corev1.Pod, zone func(string) string)
 			}
 		}
 	}
-	e.Hints = hints(svc, &e)
+	e.Hints = Hints(svc, &e)
 	return e
 }
 

@@ -36,6 +36,16 @@ type responder struct {
 
 func respond(t *testing.T, handle func(m *dns.Msg) *dns.Msg) *responder {
 	t.Helper()
+	return respondRaw(t, func(w dns.ResponseWriter, m *dns.Msg) {
+		if reply := handle(m); reply != nil {
+			_ = w.WriteMsg(reply)
+		}
+	})
+}
+
+// respondRaw is for servers that write what is no message.
+func respondRaw(t *testing.T, handle dns.HandlerFunc) *responder {
+	t.Helper()
 	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -47,9 +57,7 @@ func respond(t *testing.T, handle func(m *dns.Msg) *dns.Msg) *responder {
 			return
 		}
 		r.queries.Add(1)
-		if reply := handle(m); reply != nil {
-			_ = w.WriteMsg(reply)
-		}
+		handle(w, m)
 	})}
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = srv.ActivateAndServe() })

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -193,8 +194,21 @@ func exchange(ctx context.Context, network string, m *dns.Msg, s *server, timeou
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
-	in, _, err := client.ExchangeWithConn(m, conn)
-	return in, err
+	if err := conn.SetDeadline(time.Now().Add(timeout)); err != nil {
+		return nil, err
+	}
+	if err := conn.WriteMsg(m); err != nil {
+		return nil, err
+	}
+	for {
+		in, err := conn.ReadMsg()
+		// A datagram without our id, which may be no message at all, can be anybody's
+		// who guessed the port: it ends no wait.
+		var failed net.Error
+		if network == "tcp" || in != nil && in.Id == m.Id || errors.As(err, &failed) {
+			return in, err
+		}
+	}
 }
 
 func sameQuestion(a, b dns.Question) bool {

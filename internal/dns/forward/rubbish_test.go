@@ -1,0 +1,63 @@
+package forward
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// What isn't the answer is dropped, and the answer behind it counts: somebody who guesses
+// the port, but not the id, can neither answer nor end the wait. DNS-06, DNS-07
+func TestRubbishIsDropped(t *testing.T) {
+	var spoofer func(w dns.ResponseWriter, m *dns.Msg)
+	up := respondRaw(t, func(w dns.ResponseWriter, m *dns.Msg) {
+		spoofer(w, m)
+		_ = w.WriteMsg(answers("a.test. 60 IN A 192.0.2.1")(m))
+	})
+	raw := func(packet func(id uint16) []byte) func(w dns.ResponseWriter, m *dns.Msg) {
+		return func(w dns.ResponseWriter, m *dns.Msg) { _, _ = w.Write(packet(m.Id)) }
+	}
+	for name, spoof := range map[string]func(w dns.ResponseWriter, m *dns.Msg){
+		"less than a header": raw(func(uint16) []byte { return []byte{1, 2, 3} }),
+		"malformed, another id": raw(func(id uint16) []byte {
+			return append([]byte{byte(^id >> 8), byte(^id), 0x80, 0, 0, 9, 0, 9, 0, 9, 0, 9}, 0xc0, 0x0c)
+		}),
+		"another id": func(w dns.ResponseWriter, m *dns.Msg) {
+			reply := answers("a.test. 60 IN A 192.0.2.66")(m)
+			reply.Id++
+			_ = w.WriteMsg(reply)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			spoofer = spoof
+			asked := up.queries.Load()
+			f := newForwarder(t, Config{Servers: []netip.AddrPort{up.addr}})
+			q := question(t, "a.test.", dns.TypeA)
+			m := read(t, q, resolve(t, f, q), time.Now())
+			if len(m.Answer) != 1 || m.Answer[0].(*dns.A).A.String() != "192.0.2.1" || up.queries.Load() != asked+1 {
+				t.Errorf("after %d queries: %v", up.queries.Load()-asked, m)
+			}
+		})
+	}
+}
+
+// A broken server, which alone knows the id, isn't waited for: the next one is asked.
+func TestMalformedAnswer(t *testing.T) {
+	broken := respondRaw(t, func(w dns.ResponseWriter, m *dns.Msg) {
+		reply, err := answers("a.test. 60 IN A 192.0.2.66")(m).Pack()
+		if err != nil {
+			panic(err)
+		}
+		_, _ = w.Write(reply[:len(reply)-3])
+	})
+	good := respond(t, answers("a.test. 60 IN A 192.0.2.1"))
+	f := newForwarder(t, Config{Servers: []netip.AddrPort{broken.addr, good.addr}})
+	q := question(t, "a.test.", dns.TypeA)
+	begin := time.Now()
+	m := read(t, q, resolve(t, f, q), time.Now())
+	if took := time.Since(begin); len(m.Answer) != 1 || m.Answer[0].(*dns.A).A.String() != "192.0.2.1" || took >= tryFor {
+		t.Errorf("after %v: %v", took, m)
+	}
+}
