@@ -7,6 +7,7 @@ declare -A package=(
 	[qemu-img]=qemu-utils
 	[nft]=nftables
 	[iptables]=iptables
+	[ipset]=ipset # for kube-proxy in make bench-dataplane
 	[ip]=iproute2
 	[nsenter]=util-linux
 	[pgrep]=procps

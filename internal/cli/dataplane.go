@@ -204,10 +204,11 @@ func newDataplaneCleanup() *cobra.Command {
 		Use:   "cleanup",
 		Short: "Remove the data plane's rules from this network namespace",
 		Long: `Remove what serves Services, such as the nftables tables "ip portico" and "ip6 portico",
-and say so. Connections that are open go on until the kernel forgets them; new ones to Services
-fail. Nobody else's table is touched. Where an agent runs it would write them again at
-once, so that this is refused; --force does it all the same, which makes the agent
-write everything anew. ` + "`portico down`" + ` removes links, routes and guests too.`,
+and say so. Connections that are open go on until the kernel forgets them, but for those of
+IPVS, which end; new ones to Services fail. Nobody else's table is touched. Where an agent
+runs it would write them again at once, so that this is refused; --force does it all the
+same, which makes the agent write everything anew. ` + "`portico down`" + ` removes links,
+routes and guests too.`,
 		Example: `  portico dataplane cleanup
   portico dataplane cleanup --force`,
 		Args: noArguments,
@@ -226,7 +227,7 @@ write everything anew. ` + "`portico down`" + ` removes links, routes and guests
 				}
 				defer release()
 			}
-			removed, err := removeTechniques(cmd.Context(), log, "")
+			removed, err := removeTechniques(cmd.Context(), log)
 			for _, what := range removed {
 				fmt.Fprintln(cmd.OutOrStdout(), "Removed", what)
 			}

@@ -223,7 +223,7 @@ func (d *downRun) shutDown(ctx context.Context, dir string) error {
 // cleanNetwork removes what the data plane, the node's network and the guests' links
 // put into this network namespace.
 func (d *downRun) cleanNetwork(ctx context.Context) error {
-	removed, planeErr := removeTechniques(ctx, d.log, "")
+	removed, planeErr := removeTechniques(ctx, d.log)
 	for _, what := range removed {
 		d.say("Removed", what)
 	}

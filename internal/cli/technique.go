@@ -46,18 +46,23 @@ type technique struct {
 	remove func(ctx context.Context, log *slog.Logger) error
 	// counts gives what the kernel counts, until close is called; nil: it counts nothing.
 	counts func() (counts func() (dataplane.Counts, error), close func() error, err error)
+	// connections says what becomes of the open ones when it is removed.
+	connections string
 	// inspect opens what reads the kernel back, in this network namespace; nil: nothing does.
 	// last is nil where no run is known.
 	inspect func(last *runRecord) (dataplane.Inspector, error)
 }
 
+// translated is what becomes of connections that conntrack knows.
+const translated = "those that it translated go on until conntrack forgets them"
+
 // techniques are all there are, the best first.
 func techniques() []technique {
 	return []technique{
-		{nftablesName, nftables.Missing, openNftables, func() ([]string, error) { return tablesOf(nftables.Table) }, removeNftables, countNftables, inspectNftables},
-		{iptablesName, iptables.Missing, openIptables, func() ([]string, error) { return iptables.Remains(context.Background()) }, removeIptables, nil, inspectIptables},
-		{ipvsName, missingIPVS, openIPVS, ipvs.Remains, ipvs.Remove, nil, inspectIPVS},
-		{userspaceName, func() error { return nil }, openUserspace, func() ([]string, error) { return tablesOf(userspace.Table) }, removeUserspace, nil, inspectUserspace},
+		{nftablesName, nftables.Missing, openNftables, func() ([]string, error) { return tablesOf(nftables.Table) }, removeNftables, countNftables, translated, inspectNftables},
+		{iptablesName, iptables.Missing, openIptables, func() ([]string, error) { return iptables.Remains(context.Background()) }, removeIptables, nil, translated, inspectIptables},
+		{ipvsName, missingIPVS, openIPVS, ipvs.Remains, ipvs.Remove, nil, "those that virtual servers carried end", inspectIPVS},
+		{userspaceName, func() error { return nil }, openUserspace, func() ([]string, error) { return tablesOf(userspace.Table) }, removeUserspace, nil, "those that it carried ended with its program", inspectUserspace},
 	}
 }
 
@@ -149,35 +154,43 @@ func (n *nodeRun) removeOthers(ctx context.Context) error {
 	if n.plane.Wait(ctx) != nil {
 		return nil // the end came first
 	}
-	removed, err := removeTechniques(ctx, n.log, n.technique.name)
-	for _, r := range removed {
-		n.log.Info("Removed what an earlier data plane left; connections that it translated go on until conntrack forgets them", "what", r)
-	}
-	if err != nil {
-		n.log.Warn("What an earlier data plane left is still there", "error", err)
+	for _, t := range techniques() {
+		if t.name == n.technique.name {
+			continue
+		}
+		removed, err := t.takeAway(ctx, n.log)
+		for _, r := range removed {
+			n.log.Info("Removed what an earlier data plane left", "what", r, "dataplane", t.name, "connections", t.connections)
+		}
+		if err != nil {
+			n.log.Warn("What an earlier data plane left is still there", "error", err)
+		}
 	}
 	return nil
 }
 
-// removeTechniques takes away what the techniques have in this network namespace, but for
-// one, and names it.
-func removeTechniques(ctx context.Context, log *slog.Logger, but string) (removed []string, failed error) {
+// removeTechniques takes away what the techniques have in this network namespace, and
+// names it.
+func removeTechniques(ctx context.Context, log *slog.Logger) (removed []string, failed error) {
 	for _, t := range techniques() {
-		if t.name == but {
-			continue
-		}
-		before, err := t.remains()
-		if err == nil && len(before) == 0 {
-			continue
-		}
-		err = errors.Join(err, t.remove(ctx, log))
-		after, again := t.remains()
-		if err = errors.Join(err, again); err != nil {
-			failed = errors.Join(failed, fmt.Errorf("remove what the %s data plane left: %w", t.name, err))
-		}
-		removed = append(removed, slices.DeleteFunc(before, func(s string) bool { return slices.Contains(after, s) })...)
+		some, err := t.takeAway(ctx, log)
+		removed, failed = append(removed, some...), errors.Join(failed, err)
 	}
 	return removed, failed
+}
+
+// takeAway removes what the technique has in this network namespace, and names it.
+func (t *technique) takeAway(ctx context.Context, log *slog.Logger) (removed []string, err error) {
+	before, err := t.remains()
+	if err == nil && len(before) == 0 {
+		return nil, nil
+	}
+	err = errors.Join(err, t.remove(ctx, log))
+	after, again := t.remains()
+	if err = errors.Join(err, again); err != nil {
+		err = fmt.Errorf("remove what the %s data plane left: %w", t.name, err)
+	}
+	return slices.DeleteFunc(before, func(s string) bool { return slices.Contains(after, s) }), err
 }
 
 // techniquesRemain names what all techniques have in this network namespace.

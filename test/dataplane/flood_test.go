@@ -33,10 +33,13 @@ func crowdOfSources(i, n int, v6 bool) netip.AddrPort {
 // realProcessor ends a test of what others notice of a flood where the processor is emulated.
 func realProcessor(t *testing.T) {
 	t.Helper()
-	if os.Getenv("PORTICO_TEST_EMULATED") != "" {
+	if emulated() {
 		t.Skip("an emulated processor can't bear a flood")
 	}
 }
+
+// emulated says that the processor is: it can bear some hundred packets in a second.
+func emulated() bool { return os.Getenv("PORTICO_TEST_EMULATED") != "" }
 
 // flood sends packets of all numbers from zero, for as long as it isn't stopped.
 type flood struct {
@@ -46,7 +49,10 @@ type flood struct {
 }
 
 func (h *hostile) flood(packet func(i int) []byte) *flood {
-	f := &flood{}
+	f, together := &flood{}, 100
+	if emulated() {
+		together = 1
+	}
 	f.group.Go(func() {
 		defer f.quit.Store(true)
 		for i := 0; !f.quit.Load(); i++ {
@@ -58,7 +64,7 @@ func (h *hostile) flood(packet func(i int) []byte) *flood {
 			f.sent.Add(1)
 			// As much as the processor can bear: where it can't, links lose everybody's
 			// packets before the rules see them.
-			if err != nil || i%100 == 0 {
+			if err != nil || i%together == 0 {
 				time.Sleep(time.Millisecond)
 			}
 		}
@@ -162,8 +168,9 @@ func (h *hostile) number(file string) (n int) {
 // one on the other node, for which each connection takes a port of this node: another
 // Service keeps its service. The victim's backends answer by SYN cookies, and count it.
 func TestSYNFlood(t *testing.T) {
-	realProcessor(t)
-	packetsOnly(t)
+	if emulated() && os.Getenv("PORTICO_LONG") == "" {
+		t.Skip("long where the processor is emulated; PORTICO_LONG=1 runs it")
+	}
 	h := newHostile(t)
 	remote := onOther(guestC, 8081)
 	h.serve(h.c, remote)
@@ -190,6 +197,9 @@ func TestSYNFlood(t *testing.T) {
 		}
 	}
 	cookies, err := h.a.Statistic("/proc/net/netstat", "TcpExt", "SyncookiesSent")
+	if technique == userspaceTechnique {
+		cookies, err = h.node.Statistic("/proc/net/netstat", "TcpExt", "SyncookiesSent") // the proxy is there
+	}
 	if err != nil || cookies == 0 {
 		t.Errorf("the victim's backend sent %d SYN cookies: %v", cookies, err)
 	}
@@ -201,6 +211,41 @@ func TestSYNFlood(t *testing.T) {
 		}
 	})
 	h.unharmed("a SYN flood")
+	h.verify()
+}
+
+// DP-13: while datagrams of many clients arrive a Service goes and comes back, and the
+// program ends and starts again: each time it does, and then all are served.
+func TestChangesInFlood(t *testing.T) {
+	realProcessor(t)
+	h := newHostile(t)
+	f := h.flood(func(i int) []byte {
+		v6 := i%2 == 1
+		return datagram(crowdOfSources(i/2, 200, v6), h.victim.ip.port(v6, 80), []byte("?")).Bytes()
+	})
+	defer f.stop()
+	f.reach(100)
+	for range 5 {
+		h.update(h.victim.gone())
+		h.update(h.victim.view())
+		f.reach(int(f.sent.Load()) + 100)
+		h.stop()
+		h.start()
+		h.replace(h.victim.view(), h.bystander.view())
+	}
+	f.stop()
+	for _, v6 := range []bool{false, true} {
+		for deadline := time.Now().Add(10 * time.Second); ; { // what came before is served first, or is too much
+			_, err := h.outside.Ask("udp", h.victim.ip.port(v6, 80))
+			if err == nil {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatal(err)
+			}
+		}
+	}
+	h.unharmed("changes in a flood")
 	h.verify()
 }
 

@@ -153,7 +153,6 @@ func entriesBy(t *testing.T, c *conntrack.Conn, to, by netip.AddrPort) (ids []ui
 // many entries there are; flows of others keep their entries; each flow whose
 // backend goes moves with its next datagram, none is forgotten.
 func TestFlowCost(t *testing.T) {
-	nftablesOnly(t)
 	w := newWorld(t)
 	x, y := onNode(guestA, 8080), onNode(guestB, 8080)
 	w.serve(w.a, x)
@@ -222,7 +221,6 @@ func TestFlowCost(t *testing.T) {
 // DP-16, DP-18: flows begin before the program starts, while it is away and after,
 // and all end with their backend. A backend may also go while nobody looks.
 func TestFlowsOverRestart(t *testing.T) {
-	packetsOnly(t)
 	w := newWorld(t)
 	x, y := onNode(guestA, 8080), onNode(guestB, 8080)
 	w.serve(w.a, x)
@@ -256,7 +254,6 @@ func TestFlowsOverRestart(t *testing.T) {
 // DP-16: a flood of flows overruns what the program can take. The flood ends the
 // records, one list finds what must end, and the next change needs none.
 func TestFlowFlood(t *testing.T) {
-	nftablesOnly(t)
 	w := newWorld(t)
 	x, y := onNode(guestA, 8080), onNode(guestB, 8080)
 	w.serve(w.a, x)
@@ -295,9 +292,6 @@ func TestFlowFlood(t *testing.T) {
 	w.update(web.with(x).view())
 	for _, c := range []net.Conn{before, during, after} {
 		w.answers(c, x.addr(false))
-	}
-	if technique != nftablesTechnique {
-		return
 	}
 	if n := w.flowCounts(); n.Lists != 2 {
 		t.Errorf("a change after the flood listed conntrack again: %+v", n)

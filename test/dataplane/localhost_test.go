@@ -16,9 +16,6 @@ import (
 // answer, nobody outside reaches what listens on loopback alone, and what was set for it is
 // undone with the rules.
 func TestLocalNodePorts(t *testing.T) {
-	if technique != iptablesTechnique {
-		t.Skip("a choice of iptables")
-	}
 	w := newScene(t)
 	w.localNodePorts = true
 	w.start()

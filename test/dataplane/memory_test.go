@@ -26,7 +26,6 @@ func live() uint64 {
 // What the agent and the data plane keep of the API's objects is a few hundred bytes
 // for each endpoint: reflectors hold no objects, and each part one compact copy.
 func TestMemory(t *testing.T) {
-	nftablesOnly(t)
 	w := newWorld(t)
 	const services, perService, most = 1000, 10, 700
 	var objects []apiruntime.Object
@@ -59,7 +58,6 @@ func TestMemory(t *testing.T) {
 // One endpoint that changes makes little garbage, from the view to the kernel's
 // answer, however many Services there are.
 func TestGarbage(t *testing.T) {
-	nftablesOnly(t)
 	w := newWorld(t)
 	var views []catalog.View
 	for i := range 1000 {

@@ -127,7 +127,6 @@ func TestFragments(t *testing.T) {
 // client, who would answer it with a reset (kubernetes/kubernetes#74839); the
 // connection goes on.
 func TestInvalidPackets(t *testing.T) {
-	packetsOnly(t)
 	w := newWorld(t)
 	e := onNode(guestA, 8080)
 	w.serve(w.a, e)
@@ -187,7 +186,6 @@ func (s service) sctp() catalog.View {
 // it: an INIT reaches the backend, and its answer the client, translated and with
 // right checksums; without endpoints the client gets an error at once.
 func TestSCTP(t *testing.T) {
-	packetsOnly(t)
 	w := newWorld(t)
 	e := onNode(guestA, 8080)
 	web := oneOf(e)

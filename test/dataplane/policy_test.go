@@ -217,10 +217,6 @@ func TestTopology(t *testing.T) {
 // DP-24: a foreign firewall's verdict on forwarded packets is honoured, and what it
 // allows goes on.
 func TestForeignFirewall(t *testing.T) {
-	packetsOnly(t)
-	if technique == ipvsTechnique {
-		t.Skip("requests pass INPUT and OUTPUT; only answers are forwarded")
-	}
 	w := newWorld(t)
 	e := onNode(guestA, 8080)
 	w.serve(w.a, e)

@@ -35,7 +35,7 @@ import (
 // a quiet machine. PORTICO_LONG=1 runs it, with PORTICO naming the binary and
 // PORTICO_SCALE a folder that keeps the Services for another run.
 func TestScale(t *testing.T) {
-	nftablesOnly(t)
+	skipExempt(t)
 	if os.Getenv("PORTICO_LONG") == "" {
 		t.Skip("long; PORTICO_LONG=1 runs it")
 	}

@@ -16,9 +16,6 @@ import (
 // DP-21: what leads packets to the proxy is read back from the kernel, by another process if
 // need be, and damage is told.
 func TestShowUserspace(t *testing.T) {
-	if technique != userspaceTechnique {
-		t.Skip("reads redirections to a proxy")
-	}
 	w := newWorld(t)
 	s := service{
 		name: "web", ip: pair("10.96.0.20", "fd00:10:96::20"), port: 80, nodePort: 30080, balancer: []dual{balancerIP}, ranges: prefixes("192.0.2.0/24", "2001:db8::/64"),

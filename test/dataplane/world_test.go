@@ -90,56 +90,47 @@ const (
 	iptablesTechnique  = "iptables" // in the variant of PORTICO_TEST_IPTABLES, legacy or nft
 )
 
+// place is where a back end runs, and how.
+type place struct {
+	config         nftables.Config // of the others too: ranges and the node's own addresses
+	localNodePorts bool
+	log            *slog.Logger
+	enter          func(func() error) error // the node's network namespace
+}
+
 // open opens the back end, in the network namespace of the calling thread.
-func (w *world) open() (dataplane.Backend, error) {
+func (p place) open() (dataplane.Backend, error) {
+	ranges, own, variant := p.config.WorkloadRanges, p.config.HairpinSources, os.Getenv("PORTICO_TEST_IPTABLES")
 	switch technique {
 	case nftablesTechnique:
-		config := w.config
 		var err error
-		if config.Ahead, err = nftables.ReadAhead(); err != nil {
+		if p.config.Ahead, err = nftables.ReadAhead(); err != nil {
 			return nil, err
 		}
-		return nftables.New(config)
+		return nftables.New(p.config)
 	case userspaceTechnique:
-		return userspace.New(userspace.Config{Workloads: workloadRanges, Addresses: w.node.PorticoAddrs, Logger: w.log(), Enter: w.node.Do})
+		return userspace.New(userspace.Config{Workloads: ranges, Addresses: own, Logger: p.log, Enter: p.enter})
 	case ipvsTechnique:
 		return ipvs.New(ipvs.Config{
-			Workloads: workloadRanges, Addresses: w.node.PorticoAddrs, MarkBit: iptables.DefaultMasqueradeBit,
-			Scheduler: os.Getenv("PORTICO_TEST_IPVS_SCHEDULER"), Logger: w.log(), Enter: w.node.Do,
+			Workloads: ranges, Addresses: own, MarkBit: iptables.DefaultMasqueradeBit,
+			Scheduler: os.Getenv("PORTICO_TEST_IPVS_SCHEDULER"), Logger: p.log, Enter: p.enter,
 		})
 	case iptablesTechnique:
 		return iptables.New(iptables.Config{
-			WorkloadRanges: workloadRanges, HairpinSources: w.node.PorticoAddrs, MasqueradeBit: iptables.DefaultMasqueradeBit,
-			LocalNodePorts: w.localNodePorts, Variant: os.Getenv("PORTICO_TEST_IPTABLES"), Logger: w.log(), Enter: w.node.Do,
+			WorkloadRanges: ranges, HairpinSources: own, MasqueradeBit: iptables.DefaultMasqueradeBit,
+			LocalNodePorts: p.localNodePorts, Variant: variant, Logger: p.log, Enter: p.enter,
 		})
 	}
 	return nil, fmt.Errorf("PORTICO_TEST_DATAPLANE names the unknown technique %q", technique)
 }
 
-// nftablesOnly ends a test that looks at nftables' own rules where the suite runs on
-// another technique.
-func nftablesOnly(t *testing.T) {
-	t.Helper()
-	if technique != nftablesTechnique {
-		t.Skip("looks at rules of nftables")
-	}
-}
-
 // keepsClients tells whether backends see who asks, wherever answers come back.
 func keepsClients() bool { return technique != userspaceTechnique }
-
-// packetsOnly ends a test of what the kernel does with single packets, or while no program
-// runs, where a proxy's sockets carry the connections.
-func packetsOnly(t *testing.T) {
-	t.Helper()
-	if technique == userspaceTechnique {
-		t.Skip("connections end at the proxy")
-	}
-}
 
 // newScene makes a world whose node runs nothing.
 func newScene(t *testing.T) *world {
 	t.Helper()
+	skipExempt(t)
 	s := scene.New(t)
 	w := &world{t: t, scene: s, node: s.Node, other: s.Other, a: s.A, b: s.B, c: s.C, outside: s.Outside, lastPort: 10000}
 	w.config = nftables.Config{WorkloadRanges: workloadRanges, HairpinSources: w.node.PorticoAddrs}
@@ -158,7 +149,7 @@ func newWorld(t *testing.T) *world {
 func (w *world) start() {
 	w.t.Helper()
 	err := w.node.Do(func() (err error) {
-		w.backend, err = w.open()
+		w.backend, err = place{w.config, w.localNodePorts, w.log(), w.node.Do}.open()
 		return err
 	})
 	if err != nil {
@@ -225,15 +216,21 @@ func (w *world) settled() {
 // verify reads the kernel back.
 func (w *world) verify() {
 	w.t.Helper()
+	for _, d := range w.differences() {
+		w.t.Errorf("the kernel differs: %s", d)
+	}
+}
+
+// differences are those of the kernel and the plan.
+func (w *world) differences() []string {
+	w.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	words, err := w.plane.Verify(ctx)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	for _, d := range words {
-		w.t.Errorf("the kernel differs: %s", d)
-	}
+	return words
 }
 
 // service describes a Service for tests: one port number, TCP and

@@ -46,7 +46,7 @@ func Build(ctx context.Context, o Options) (Artifacts, error) {
 	if err != nil {
 		return Artifacts{}, fmt.Errorf("build the test guest: %w", err)
 	}
-	k, err := kernel(ctx, cache, o.Logf)
+	k, err := kernel(ctx, cache, booted, o.Logf)
 	if err != nil {
 		return Artifacts{}, fmt.Errorf("build the test guest: %w", err)
 	}
@@ -132,7 +132,7 @@ func initramfs(kernelDir string, init []byte) ([]byte, error) {
 		{name: "lib/modules", mode: modeDir | 0o755},
 	}
 	var load strings.Builder
-	for _, m := range modules {
+	for _, m := range booted.modules {
 		b, err := os.ReadFile(filepath.Join(kernelDir, m+".ko"))
 		if err != nil {
 			return nil, err

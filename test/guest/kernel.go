@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"debug/elf"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -14,26 +15,30 @@ import (
 	"strings"
 )
 
-// metaPackage depends on Debian's present cloud kernel.
-const metaPackage = "linux-image-cloud-amd64"
-
-// modules are what the guest needs beyond what is built in, in the order of
-// their dependencies.
-var modules = []string{
+// booted is what the test guest needs of Debian's present cloud kernel beyond what is built
+// in; the modules in the order of their dependencies.
+var booted = selection{meta: "linux-image-cloud-amd64", modules: []string{
 	"virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci",
 	"failover", "net_failover", "virtio_net", "evdev", "button", "virtio_blk", "qemu_fw_cfg",
-}
+}}
 
 // ErrNoKernel says that the kernel package can't be had on this machine; tests
 // skip then.
 var ErrNoKernel = errors.New("the kernel package of Debian can't be had")
 
-// kernel makes sure that a folder under cache holds vmlinuz and the modules, and
-// returns it. A kernel with the same modules that is there is kept: which version it
-// is matters to no test.
-func kernel(ctx context.Context, cache string, logf func(string, ...any)) (string, error) {
-	sum := sha256.Sum256([]byte(strings.Join(modules, " ")))
-	suffix := "-" + hex.EncodeToString(sum[:4])
+// A selection is what a guest takes out of which package.
+type selection struct {
+	name    string // of the guest, in its folder's name
+	meta    string // the package that depends on the kernel's
+	modules []string
+}
+
+// kernel makes sure that a folder under cache holds vmlinuz, the modules that are selected
+// and those they need, and the list "load" with their order. A kernel with the same modules
+// that is there is kept: which version it is matters to no test.
+func kernel(ctx context.Context, cache string, s selection, logf func(string, ...any)) (string, error) {
+	sum := sha256.Sum256([]byte(strings.Join(s.modules, " ")))
+	suffix := s.name + "-" + hex.EncodeToString(sum[:4])
 	ready, err := filepath.Glob(filepath.Join(cache, "kernel-*"+suffix, "complete"))
 	if err != nil {
 		return "", err
@@ -46,7 +51,7 @@ func kernel(ctx context.Context, cache string, logf func(string, ...any)) (strin
 		return "", err
 	}
 	defer os.RemoveAll(tmp)
-	name, deb, err := download(ctx, tmp, metaPackage, logf)
+	name, deb, err := download(ctx, tmp, s.meta, logf)
 	if err != nil {
 		return "", fmt.Errorf("%w: %w", ErrNoKernel, err)
 	}
@@ -55,7 +60,7 @@ func kernel(ctx context.Context, cache string, logf func(string, ...any)) (strin
 		return "", err
 	}
 	picked := filepath.Join(tmp, "picked")
-	if err := pick(ctx, tree, picked); err != nil {
+	if err := pick(ctx, tree, picked, s.modules); err != nil {
 		return "", fmt.Errorf("take apart %s: %w", deb, err)
 	}
 	dir := filepath.Join(cache, "kernel-"+name+suffix)
@@ -105,21 +110,81 @@ func tryDownload(ctx context.Context, dir, meta string, logf func(string, ...any
 }
 
 // pick copies what the guest needs out of an unpacked package.
-func pick(ctx context.Context, tree, into string) error {
+func pick(ctx context.Context, tree, into string, modules []string) error {
 	found, err := takeKernel(tree, into)
 	if err != nil {
 		return err
 	}
+	l := loader{ctx: ctx, found: found, into: into, seen: map[string]bool{}}
 	for _, m := range modules {
-		path, ok := found[m]
-		if !ok {
-			return fmt.Errorf("it has no module %s", m)
-		}
-		if err := takeModule(ctx, path, filepath.Join(into, m+".ko")); err != nil {
+		if err := l.add(m); err != nil {
 			return err
 		}
 	}
+	if err := os.WriteFile(filepath.Join(into, "load"), []byte(strings.Join(l.order, "\n")), 0o644); err != nil {
+		return err
+	}
 	return os.WriteFile(filepath.Join(into, "complete"), nil, 0o644)
+}
+
+// loader copies modules in the order in which they can be loaded.
+type loader struct {
+	ctx   context.Context
+	found map[string]string
+	into  string
+	seen  map[string]bool
+	order []string
+}
+
+func (l *loader) add(name string) error {
+	if l.seen[name] {
+		return nil
+	}
+	l.seen[name] = true
+	path, ok := l.found[name]
+	if !ok {
+		return fmt.Errorf("it has no module %s", name)
+	}
+	to := filepath.Join(l.into, name+".ko")
+	if err := takeModule(l.ctx, path, to); err != nil {
+		return err
+	}
+	needs, err := moduleNeeds(to)
+	if err != nil {
+		return fmt.Errorf("module %s: %w", name, err)
+	}
+	for _, n := range needs {
+		if err := l.add(n); err != nil {
+			return err
+		}
+	}
+	l.order = append(l.order, name)
+	return nil
+}
+
+// moduleNeeds reads which others a module names in its section .modinfo.
+func moduleNeeds(file string) (needs []string, err error) {
+	f, err := elf.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	s := f.Section(".modinfo")
+	if s == nil {
+		return nil, errors.New("no section .modinfo")
+	}
+	b, err := s.Data()
+	if err != nil {
+		return nil, err
+	}
+	for _, field := range strings.Split(string(b), "\x00") {
+		if list, ok := strings.CutPrefix(field, "depends="); ok && list != "" {
+			for _, n := range strings.Split(list, ",") {
+				needs = append(needs, strings.ReplaceAll(n, "-", "_"))
+			}
+		}
+	}
+	return needs, nil
 }
 
 // takeKernel moves vmlinuz out of an unpacked package and says where which module is.

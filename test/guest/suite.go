@@ -3,10 +3,7 @@ package guest
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"debug/elf"
-	"encoding/hex"
-	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -25,8 +22,10 @@ type Suite struct {
 	Args    []string // its arguments
 	Env     []string
 	Modules []string // of the kernel, to load before; what they need is loaded too
-	// Tools are programs that it runs, found by PATH here and there.
+	// Tools are programs that it runs, found by PATH here and there, or by their paths here.
 	Tools []string
+	// Files are files and folders of the host's that it finds where they are here.
+	Files []string
 }
 
 // SuiteKernelArgs are KernelArgs with serial ports left as they are.
@@ -44,7 +43,7 @@ func BuildSuite(ctx context.Context, o Options, s Suite, dir string) (a Artifact
 	if err != nil {
 		return a, wrap(err)
 	}
-	k, err := suiteKernel(ctx, cache, s.Modules, o.Logf)
+	k, err := kernel(ctx, cache, selection{"-suite", suitePackage, s.Modules}, o.Logf)
 	if err != nil {
 		return a, wrap(err)
 	}
@@ -63,114 +62,6 @@ func BuildSuite(ctx context.Context, o Options, s Suite, dir string) (a Artifact
 	}
 	a = Artifacts{Kernel: filepath.Join(k, "vmlinuz"), Initrd: filepath.Join(dir, "initrd")}
 	return a, os.WriteFile(a.Initrd, b.Bytes(), 0o644)
-}
-
-// suiteKernel makes sure that a folder under cache holds vmlinuz, the modules that are
-// wanted and those they need, and the list "load" with their order.
-func suiteKernel(ctx context.Context, cache string, wanted []string, logf func(string, ...any)) (string, error) {
-	sum := sha256.Sum256([]byte(strings.Join(wanted, " ")))
-	suffix := "-suite-" + hex.EncodeToString(sum[:4])
-	ready, err := filepath.Glob(filepath.Join(cache, "kernel-*"+suffix, "complete"))
-	if err != nil {
-		return "", err
-	}
-	if len(ready) > 0 {
-		return filepath.Dir(ready[len(ready)-1]), nil
-	}
-	tmp, err := os.MkdirTemp(cache, "download-")
-	if err != nil {
-		return "", err
-	}
-	defer os.RemoveAll(tmp)
-	name, deb, err := download(ctx, tmp, suitePackage, logf)
-	if err != nil {
-		return "", fmt.Errorf("%w: %w", ErrNoKernel, err)
-	}
-	tree, picked := filepath.Join(tmp, "tree"), filepath.Join(tmp, "picked")
-	if _, err := output(ctx, tmp, "dpkg", "-x", deb, tree); err != nil {
-		return "", err
-	}
-	found, err := takeKernel(tree, picked)
-	if err != nil {
-		return "", fmt.Errorf("take apart %s: %w", deb, err)
-	}
-	l := loader{ctx: ctx, found: found, into: picked, seen: map[string]bool{}}
-	for _, m := range wanted {
-		if err := l.add(m); err != nil {
-			return "", fmt.Errorf("take apart %s: %w", deb, err)
-		}
-	}
-	if err := os.WriteFile(filepath.Join(picked, "load"), []byte(strings.Join(l.order, "\n")), 0o644); err != nil {
-		return "", err
-	}
-	if err := os.WriteFile(filepath.Join(picked, "complete"), nil, 0o644); err != nil {
-		return "", err
-	}
-	into := filepath.Join(cache, "kernel-"+name+suffix)
-	if err := os.Rename(picked, into); err != nil && !errors.Is(err, fs.ErrExist) {
-		return "", err
-	}
-	return into, nil
-}
-
-// loader copies modules in the order in which they can be loaded.
-type loader struct {
-	ctx   context.Context
-	found map[string]string
-	into  string
-	seen  map[string]bool
-	order []string
-}
-
-func (l *loader) add(name string) error {
-	if l.seen[name] {
-		return nil
-	}
-	l.seen[name] = true
-	path, ok := l.found[name]
-	if !ok {
-		return fmt.Errorf("it has no module %s", name)
-	}
-	to := filepath.Join(l.into, name+".ko")
-	if err := takeModule(l.ctx, path, to); err != nil {
-		return err
-	}
-	needs, err := moduleNeeds(to)
-	if err != nil {
-		return fmt.Errorf("module %s: %w", name, err)
-	}
-	for _, n := range needs {
-		if err := l.add(n); err != nil {
-			return err
-		}
-	}
-	l.order = append(l.order, name)
-	return nil
-}
-
-// moduleNeeds reads which others a module names in its section .modinfo.
-func moduleNeeds(file string) (needs []string, err error) {
-	f, err := elf.Open(file)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	s := f.Section(".modinfo")
-	if s == nil {
-		return nil, errors.New("no section .modinfo")
-	}
-	b, err := s.Data()
-	if err != nil {
-		return nil, err
-	}
-	for _, field := range strings.Split(string(b), "\x00") {
-		if list, ok := strings.CutPrefix(field, "depends="); ok && list != "" {
-			for _, n := range strings.Split(list, ",") {
-				needs = append(needs, strings.ReplaceAll(n, "-", "_"))
-			}
-		}
-	}
-	return needs, nil
 }
 
 // suiteEntries are all files but the init program.
@@ -195,6 +86,17 @@ func suiteEntries(ctx context.Context, kernel string, s Suite) ([]entry, error) 
 	t.file("/env", []byte(strings.Join(s.Env, "\n")))
 	for _, name := range s.Tools {
 		if err := t.tool(ctx, name); err != nil {
+			return nil, err
+		}
+	}
+	for _, path := range s.Files {
+		err := filepath.WalkDir(path, func(file string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() {
+				return err
+			}
+			return t.copy(file, file)
+		})
+		if err != nil {
 			return nil, err
 		}
 	}
@@ -236,7 +138,10 @@ func (t *tree) tool(ctx context.Context, name string) error {
 	if path, err = filepath.EvalSymlinks(strings.TrimSpace(path)); err != nil {
 		return err
 	}
-	if err := t.copy(path, "/bin/"+name); err != nil {
+	if err := t.copy(path, "/bin/"+filepath.Base(name)); err != nil {
+		return err
+	}
+	if static, err := isStatic(path); static || err != nil {
 		return err
 	}
 	libraries, err := output(ctx, "", "ldd", path)
@@ -255,4 +160,19 @@ func (t *tree) tool(ctx context.Context, name string) error {
 		}
 	}
 	return nil
+}
+
+// isStatic says whether a program needs no libraries, about which ldd would complain.
+func isStatic(path string) (bool, error) {
+	f, err := elf.Open(path)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	for _, p := range f.Progs {
+		if p.Type == elf.PT_INTERP {
+			return false, nil
+		}
+	}
+	return true, nil
 }

@@ -37,5 +37,5 @@ func TestPackage(t *testing.T) {
 // DP-21: the suite passes in a kernel that has IPVS.
 func TestSuite(t *testing.T) {
 	report(t, runInGuest(t, suite, wanted(t, short), 55*time.Minute,
-		"PORTICO_TEST_DATAPLANE=ipvs", "PORTICO_TEST_EMULATED=1", "PORTICO_TEST_IPVS_SCHEDULER="+cmp.Or(os.Getenv("PORTICO_TEST_IPVS_SCHEDULER"), "rr")))
+		"PORTICO_TEST_DATAPLANE=ipvs", "PORTICO_TEST_EMULATED=1", "PORTICO_LONG="+os.Getenv("PORTICO_LONG"), "PORTICO_TEST_IPVS_SCHEDULER="+cmp.Or(os.Getenv("PORTICO_TEST_IPVS_SCHEDULER"), "rr")))
 }

@@ -182,6 +182,7 @@ func (l *problems) duplicates() {
 		protocol catalog.Protocol
 	}
 	first := map[place]*catalog.Slice{}
+	before := len(l.out)
 	for _, s := range l.from {
 		for _, sp := range s.Ports {
 			for i := range s.Endpoints {
@@ -199,6 +200,10 @@ func (l *problems) duplicates() {
 			}
 		}
 	}
+	// A slice's writer may shuffle its endpoints at any time.
+	slices.SortStableFunc(l.out[before:], func(a, b Problem) int {
+		return cmp.Or(cmp.Compare(a.Slice.Name, b.Slice.Name), cmp.Compare(a.Field, b.Field))
+	})
 }
 
 // ServedCondition on a Service is False while a part of it or of its slices isn't

@@ -28,8 +28,9 @@ type use struct {
 	outside bool
 }
 
-// render gives all chains of the set. Backends on other nodes are drawn in a chain of
-// their own, where packets are marked: those of clients outside get this node's address.
+// render gives all chains of the set. Backends on other nodes are drawn last, from marked
+// packets: those of clients outside get this node's address. They need no chain of their
+// own for that, which legacy's kernel would check at each change of any Service.
 func (s *set) render(mark mark) map[string][]string {
 	var local, remote []routing.Backend
 	for _, b := range s.from.Of(s.action) {
@@ -39,22 +40,15 @@ func (s *set) render(mark mark) map[string][]string {
 			remote = append(remote, b)
 		}
 	}
-	d := &drawing{set: s, out: map[string][]string{}}
+	d := &drawing{set: s, protocol: protocolOf(s.from.Key), out: map[string][]string{}}
 	var rules []string
 	if s.from.Affinity > 0 {
 		rules = d.remembered(local, remote, mark)
 	}
-	switch {
-	case len(local) == 0:
+	rules = append(rules, d.draws(s.name, local, len(local)+len(remote))...)
+	if len(remote) > 0 {
 		rules = append(rules, mark.set())
-		rules = append(rules, d.draws(s.name, remote)...)
-	case len(remote) == 0:
-		rules = append(rules, d.draws(s.name, local)...)
-	default:
-		name := s.name + "r"
-		d.out[name] = append([]string{mark.set()}, d.draws(name, remote)...)
-		rules = append(rules, chance(len(remote), len(local)+len(remote))+"-j "+name)
-		rules = append(rules, d.draws(s.name, local)...)
+		rules = append(rules, d.draws(s.name+"r", remote, len(remote))...)
 	}
 	d.out[s.name] = rules
 	return d.out
@@ -62,7 +56,8 @@ func (s *set) render(mark mark) map[string][]string {
 
 type drawing struct {
 	*set
-	out map[string][]string
+	protocol string
+	out      map[string][]string
 }
 
 // remembered leads clients that had a backend to it again, and renews their time.
@@ -86,22 +81,22 @@ func (d *drawing) remembered(local, remote []routing.Backend, mark mark) (rules 
 
 // rule translates to b; recent is what to do with the list of its clients.
 func (d *drawing) rule(chance, recent string, b routing.Backend) string {
-	s := "-p " + protocolOf(d.from.Key) + " " + chance
 	if d.from.Affinity > 0 {
 		mask := "255.255.255.255"
 		if b.Addr().Is6() {
 			mask = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"
 		}
-		s += "-m recent " + recent + " --name " + listName(d.from, b.String()) + " --mask " + mask + " --rsource "
+		chance += "-m recent " + recent + " --name " + listName(d.from, b.String()) + " --mask " + mask + " --rsource "
 	}
-	return s + "-j DNAT --to-destination " + b.AddrPort.String()
+	return "-p " + d.protocol + " " + chance + "-j DNAT --to-destination " + b.AddrPort.String()
 }
 
-// draws gives the rules of a chain that draws evenly, and makes the chains below it.
-func (d *drawing) draws(chain string, from []routing.Backend) (rules []string) {
+// draws gives the rules that draw evenly from some of the left backends, and makes the
+// chains below them, whose names begin with below.
+func (d *drawing) draws(below string, from []routing.Backend, left int) (rules []string) {
 	if len(from) <= fan {
 		for i, b := range from {
-			rules = append(rules, d.rule(chance(1, len(from)-i), "--set", b))
+			rules = append(rules, d.rule(chance(1, left-i), "--set", b))
 		}
 		return rules
 	}
@@ -111,10 +106,10 @@ func (d *drawing) draws(chain string, from []routing.Backend) (rules []string) {
 	}
 	for i := 0; len(from) > 0; i++ {
 		group := from[:min(each, len(from))]
-		name := chain + strconv.FormatInt(int64(i), fan)
-		rules = append(rules, chance(len(group), len(from))+"-j "+name)
-		d.out[name] = d.draws(name, group)
-		from = from[len(group):]
+		name := below + strconv.FormatInt(int64(i), fan)
+		rules = append(rules, chance(len(group), left)+"-j "+name)
+		d.out[name] = d.draws(name, group, len(group))
+		from, left = from[len(group):], left-len(group)
 	}
 	return rules
 }
@@ -127,7 +122,7 @@ func chance(n, m int) string {
 	}
 	const full = 1 << 31
 	p := math.Round(full * float64(n) / float64(m))
-	return fmt.Sprintf("-m statistic --mode random --probability %.11f ", p/full)
+	return "-m statistic --mode random --probability " + strconv.FormatFloat(p/full, 'f', 11, 64) + " "
 }
 
 // mark is the bit that packets to backends on other nodes have until they leave.

@@ -133,7 +133,7 @@ func (f *family) close(_ routing.Key, fe *routing.Frontend) []string {
 
 // closeAddress refuses the other ports of a cluster IP.
 func (f *family) closeAddress(last routing.Key) []string {
-	for k, fe := range f.closed.leaves[f.closed.path(last)[1].chain] {
+	for k, fe := range f.closed.leaves[f.closed.path(last)[1]] {
 		if k.Addr == last.Addr && fe.Kind == routing.ClusterIP {
 			return []string{"-d " + whole(last.Addr) + " -j " + refuseChain}
 		}
@@ -170,7 +170,9 @@ func (f *family) put(key routing.Key, fe *routing.Frontend) {
 	member(f.sources, fe != nil && key.Protocol == catalog.UDP && (fe.Kind == routing.LoadBalancerIP || fe.Kind == routing.ExternalIP))
 	for _, outside := range []bool{false, true} {
 		f.use(use{key, outside}, old, fe)
-		f.guard(key, outside, fe)
+		if old != nil && guarded(old) || fe != nil && guarded(fe) {
+			f.guard(key, outside, fe)
+		}
 	}
 }
 
@@ -215,9 +217,6 @@ func (f *family) guard(key routing.Key, outside bool, fe *routing.Frontend) {
 			rules = append(rules, "-s "+p.String()+" -j "+target(fe, outside))
 		}
 		return append(rules, "-j ACCEPT"), true
-	}
-	if _, there := f.held[name]; !there && (fe == nil || !guarded(fe)) {
-		delete(f.dirty, name)
 	}
 }
 

@@ -126,6 +126,11 @@ func (f *family) fixedFilter() map[string][]string {
 	// What no frontend took would circle between this node and the one that sent it, till
 	// its TTL ends. An external IP may be a machine's that workloads reach by other ports.
 	forward := append(slices.Clone(begin), "-m conntrack --ctstate DNAT -j RETURN", "-j "+balancerTree)
+	if f.v6 {
+		// So would an error of ours about a packet with such an address as its source. IPv4
+		// drops what comes in with an own address as its source by itself.
+		forward = slices.Insert(forward, 0, "-m conntrack --ctstate RELATED -m addrtype --src-type LOCAL -j DROP")
+	}
 	forward = append(append(forward, f.fromWorkloads("", "RETURN")...), "-j "+externalTree)
 	out := []string{"-j " + checkChain}
 	unreachable := "icmp-port-unreachable"

@@ -20,7 +20,7 @@ import (
 
 	"portico.dev/portico/internal/core/catalog"
 	"portico.dev/portico/internal/core/routing"
-	"portico.dev/portico/internal/dataplane"
+	"portico.dev/portico/internal/dataplane/backendtest"
 )
 
 // alone runs a test in a network namespace of its own, on both variants. Its thread ends with it.
@@ -84,32 +84,6 @@ func frontend(i int, kind routing.Kind, backends ...routing.Backend) *routing.Fr
 	return f
 }
 
-func stateOf(frontends ...*routing.Frontend) dataplane.State {
-	return dataplane.State{
-		Frontends: frontends, NodeAddresses: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")},
-		ServiceRanges: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12"), netip.MustParsePrefix("fd00:10:96::/112")},
-	}
-}
-
-func synced(t *testing.T, b *Backend, s dataplane.State) {
-	t.Helper()
-	if err := b.Sync(t.Context(), s); err != nil {
-		t.Fatal(err)
-	}
-	equal(t, b, s)
-}
-
-func equal(t *testing.T, b *Backend, s dataplane.State) {
-	t.Helper()
-	words, err := b.Verify(t.Context(), s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, w := range words {
-		t.Error(w)
-	}
-}
-
 func run(t *testing.T, args ...string) string {
 	t.Helper()
 	out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
@@ -147,7 +121,7 @@ func TestScale(t *testing.T) {
 			for i := range n {
 				all = append(all, frontend(i, routing.ClusterIP, backendsOf(10, 10*i)...))
 			}
-			s := stateOf(all...)
+			s := backendtest.State(all...)
 			begun, used := time.Now(), cpu(t)
 			if err := b.Sync(t.Context(), s); err != nil {
 				t.Fatal(err)
@@ -161,7 +135,7 @@ func TestScale(t *testing.T) {
 				}
 				t.Logf("%d Services: one endpoint %v, CPU %v", n, time.Since(begun).Round(time.Microsecond), (cpu(t) - used).Round(time.Microsecond))
 			}
-			equal(t, b, s)
+			backendtest.Verify(t, b, s)
 			begun, used = time.Now(), cpu(t)
 			again := open(t, variant)
 			if err := again.Sync(t.Context(), s); err != nil {
@@ -203,12 +177,12 @@ func TestAdoptsAndRepairs(t *testing.T) {
 		sticky.Affinity, sticky.SourceRanges = time.Hour, []netip.Prefix{netip.MustParsePrefix("192.0.2.0/26")}
 		local := frontend(4, routing.NodePort, backendsOf(5, 40)...)
 		local.Verdicts[routing.Outside].Action = routing.Drop
-		s := stateOf(
+		s := backendtest.State(
 			frontend(1, routing.ClusterIP, backendsOf(3, 10)...), frontend(2, routing.ClusterIP), sticky, local,
 			frontend(5, routing.ExternalIP, backendsOf(100, 100)...),
 		)
 		b := open(t, variant)
-		synced(t, b, s)
+		backendtest.Sync(t, b, s)
 		whole := saved()
 		again := open(t, variant)
 		for i, v6 := range []bool{false, true} {
@@ -243,7 +217,7 @@ func TestAdoptsAndRepairs(t *testing.T) {
 					t.Errorf("%v: nobody noticed", damage)
 				}
 			}
-			synced(t, b, s)
+			backendtest.Sync(t, b, s)
 		}
 		run(t, tool, "-t", "nat", "-D", "PREROUTING", "-s", "198.51.100.1", "-j", "ACCEPT")
 		if now := saved(); now != whole {
@@ -265,8 +239,8 @@ func TestAdoptsAndRepairs(t *testing.T) {
 func TestOwnChangesAreNoNews(t *testing.T) {
 	alone(t, func(t *testing.T, variant string) {
 		b := open(t, variant)
-		s := stateOf(frontend(1, routing.ClusterIP, backendsOf(3, 10)...))
-		synced(t, b, s)
+		s := backendtest.State(frontend(1, routing.ClusterIP, backendsOf(3, 10)...))
+		backendtest.Sync(t, b, s)
 		for n := range 20 {
 			if err := b.Apply(t.Context(), routing.Change{Set: []*routing.Frontend{frontend(1, routing.ClusterIP, backendsOf(n, 10)...)}}); err != nil {
 				t.Fatal(err)
@@ -295,15 +269,15 @@ func TestOwnChangesAreNoNews(t *testing.T) {
 func TestManyBackends(t *testing.T) {
 	alone(t, func(t *testing.T, variant string) {
 		b := open(t, variant)
-		synced(t, b, stateOf(frontend(1, routing.ClusterIP, backendsOf(5000, 1)...), frontend(2, routing.ClusterIP, backendsOf(2, 1)...)))
+		backendtest.Sync(t, b, backendtest.State(frontend(1, routing.ClusterIP, backendsOf(5000, 1)...), frontend(2, routing.ClusterIP, backendsOf(2, 1)...)))
 		if err := b.Apply(t.Context(), routing.Change{Set: []*routing.Frontend{frontend(1, routing.ClusterIP, backendsOf(4999, 1)...)}}); err != nil {
 			t.Fatal(err)
 		}
-		small := stateOf(frontend(1, routing.ClusterIP), frontend(2, routing.ClusterIP, backendsOf(2, 1)...))
+		small := backendtest.State(frontend(1, routing.ClusterIP), frontend(2, routing.ClusterIP, backendsOf(2, 1)...))
 		if err := b.Apply(t.Context(), routing.Change{Set: small.Frontends}); err != nil {
 			t.Fatal(err)
 		}
-		equal(t, b, small)
+		backendtest.Verify(t, b, small)
 	})
 }
 
@@ -318,8 +292,8 @@ func TestLocked(t *testing.T) {
 		b.programs.wait = "1"
 		gone := frontend(9, routing.ClusterIP, backendsOf(1, 90)...)
 		gone.Protocol = catalog.UDP
-		first := stateOf(frontend(1, routing.ClusterIP, backendsOf(3, 10)...), gone)
-		synced(t, b, first)
+		first := backendtest.State(frontend(1, routing.ClusterIP, backendsOf(3, 10)...), gone)
+		backendtest.Sync(t, b, first)
 		lock, err := os.Create(os.Getenv("XTABLES_LOCKFILE"))
 		if err != nil {
 			t.Fatal(err)
@@ -327,11 +301,11 @@ func TestLocked(t *testing.T) {
 		if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 			t.Fatal(err)
 		}
-		wanted := stateOf(frontend(1, routing.ClusterIP, backendsOf(2, 10)...), frontend(2, routing.ClusterIP, backendsOf(3, 10)...))
+		wanted := backendtest.State(frontend(1, routing.ClusterIP, backendsOf(2, 10)...), frontend(2, routing.ClusterIP, backendsOf(3, 10)...))
 		if err := b.Apply(t.Context(), routing.Change{Set: wanted.Frontends}); !errors.Is(err, errLocked) {
 			t.Errorf("want the lock named, got %v", err)
 		}
-		equal(t, b, first) // it is read, and serves
+		backendtest.Verify(t, b, first) // it is read, and serves
 		if err := b.Sync(t.Context(), wanted); !errors.Is(err, errLocked) {
 			t.Errorf("want the lock named, got %v", err)
 		}
@@ -344,7 +318,7 @@ func TestLocked(t *testing.T) {
 		if err := lock.Close(); err != nil {
 			t.Fatal(err)
 		}
-		synced(t, b, wanted)
+		backendtest.Sync(t, b, wanted)
 		if !b.flows.Left(gone.Key) {
 			t.Error("flows of a frontend that left meanwhile go on")
 		}
@@ -358,15 +332,15 @@ func TestForeignJumps(t *testing.T) {
 		tool := "iptables-" + variant
 		b := open(t, variant)
 		gone := frontend(1, routing.ClusterIP, backendsOf(3, 10)...)
-		synced(t, b, stateOf(gone))
+		backendtest.Sync(t, b, backendtest.State(gone))
 		set := target(gone, false)
 		run(t, tool, "-t", "nat", "-A", "PREROUTING", "-s", "203.0.113.9", "-j", set)
 		two := frontend(2, routing.ClusterIP, backendsOf(3, 20)...)
 		if err := b.Apply(t.Context(), routing.Change{Removed: []routing.Key{gone.Key}, Set: []*routing.Frontend{two}}); err == nil {
 			t.Error("the kernel took a chain away that is led to")
 		}
-		synced(t, b, stateOf(two))
-		synced(t, b, stateOf(two))
+		backendtest.Sync(t, b, backendtest.State(two))
+		backendtest.Sync(t, b, backendtest.State(two))
 		if rules := run(t, tool, "-t", "nat", "-S", set); strings.Contains(rules, "-A") {
 			t.Errorf("the spared chain has rules: %s", rules)
 		}
@@ -374,7 +348,7 @@ func TestForeignJumps(t *testing.T) {
 		if err := b.Apply(t.Context(), routing.Change{Removed: []routing.Key{two.Key}, Set: []*routing.Frontend{three}}); err != nil {
 			t.Error(err)
 		}
-		equal(t, b, stateOf(three))
+		backendtest.Verify(t, b, backendtest.State(three))
 		if err := b.Cleanup(t.Context()); err == nil || !strings.Contains(err.Error(), "rules of others lead to nat "+set) {
 			t.Errorf("cleanup: %v", err)
 		}

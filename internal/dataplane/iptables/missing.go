@@ -42,6 +42,7 @@ var trials = []trial{
 	{"the table filter (CONFIG_IP_NF_FILTER or CONFIG_NF_TABLES)", filter, "-j RETURN"},
 	{"xt_comment", nat, "-m comment --comment portico"},
 	{"xt_conntrack", filter, "-m conntrack --ctstate NEW"},
+	{"xt_addrtype", filter, "-m addrtype --src-type LOCAL"},
 	{"xt_statistic", nat, "-m statistic --mode random --probability 0.5"},
 	{"xt_recent", nat, "-m recent --set --name portico"},
 	{"xt_mark", nat, "-m mark --mark 0x1/0x1 -j MARK --set-xmark 0x0/0x1"},

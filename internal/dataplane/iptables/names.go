@@ -3,8 +3,8 @@ package iptables
 import (
 	"crypto/sha256"
 	"encoding/base32"
-	"fmt"
 	"regexp"
+	"strconv"
 	"strings"
 
 	"portico.dev/portico/internal/core/routing"
@@ -59,8 +59,8 @@ var lower = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(b
 
 // digest12 makes a short name of what a chain is for: a chain's name has 28 bytes at most
 // (XT_EXTENSION_MAXNAMELEN).
-func digest12(parts ...any) string {
-	sum := sha256.Sum256([]byte(fmt.Sprint(parts...)))
+func digest12(of string) string {
+	sum := sha256.Sum256([]byte(of))
 	return lower.EncodeToString(sum[:8])[:12]
 }
 
@@ -73,12 +73,12 @@ func setName(f *routing.Frontend, v routing.Verdict) string {
 }
 
 func nameOfSet(service, port string, key routing.Key, to routing.Action) string {
-	return setPrefix + digest12(service, ":", port, " ", key.Protocol, " ", key.Addr.Is6(), " ", to)
+	return setPrefix + digest12(service+":"+port+" "+key.Protocol.String()+" "+strconv.FormatBool(key.Addr.Is6())+" "+to.String())
 }
 
 // listName names xt_recent's list of the clients of one backend.
 func listName(f *routing.Frontend, backend string) string {
-	return prefix + digest12(f.Service, ":", f.PortName, " ", f.Protocol, " ", backend)
+	return prefix + digest12(f.Service.String()+":"+f.PortName+" "+f.Protocol.String()+" "+backend)
 }
 
 func guardName(key routing.Key, outside bool) string {
@@ -86,8 +86,11 @@ func guardName(key routing.Key, outside bool) string {
 	if outside {
 		side = "o"
 	}
-	return guardPrefix + digest12(key) + side
+	return guardPrefix + digest12(key.String()) + side
 }
+
+// unquoted leaves out what would end a comment.
+var unquoted = strings.NewReplacer(`"`, "", `\`, "", "\n", "")
 
 // title is a comment that tells people whose a rule is.
 func title(f *routing.Frontend) string {
@@ -95,5 +98,5 @@ func title(f *routing.Frontend) string {
 	if f.PortName != "" {
 		s += ":" + f.PortName
 	}
-	return ` -m comment --comment "` + strings.NewReplacer(`"`, "", `\`, "", "\n", "").Replace(s) + `"`
+	return ` -m comment --comment "` + unquoted.Replace(s) + `"`
 }

@@ -4,12 +4,14 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"portico.dev/portico/internal/core/routing"
+	"portico.dev/portico/internal/dataplane"
 )
 
 // reach follows the draws from a chain and adds each backend's probability; it gives
@@ -66,6 +68,39 @@ func TestDraws(t *testing.T) {
 		for b, p := range shares {
 			if math.Abs(p*float64(c.n)-1) > 1e-4 {
 				t.Errorf("%d backends: %s gets %.6f of an even share", c.n, b, p*float64(c.n))
+			}
+		}
+	}
+}
+
+// DP-03, DP-10: packets to backends on other nodes are marked, others aren't, with affinity
+// and without; a set that one chain has room for is one chain.
+func TestMarks(t *testing.T) {
+	for _, affinity := range []time.Duration{0, time.Hour} {
+		for _, n := range []int{1, 2, 10, fan, 3 * fan, 5000} {
+			f := frontend(1, routing.ClusterIP, backendsOf(n, 1)...)
+			f.Affinity = affinity
+			s := &set{name: setName(f, f.Verdicts[0]), from: f}
+			chains := s.render(1 << 14)
+			if len(chains) > 1 && n <= fan {
+				t.Errorf("%d backends are in %d chains", n, len(chains))
+			}
+			r := newReading()
+			r.rules = map[chain][]string{}
+			for name, rules := range chains {
+				r.rules[chain{nat, name}] = rules
+			}
+			remote := map[netip.AddrPort]bool{}
+			for _, slot := range (&shown{reading: r}).draws(s.name, false, &dataplane.Frontend{}) {
+				remote[slot.AddrPort] = slot.Remote
+			}
+			for _, b := range f.Sets.Cluster {
+				if is, there := remote[b.AddrPort]; !there || is == b.Local {
+					t.Errorf("%d backends, affinity %v: %s, local %t: drawn %t, marked %t", n, affinity, b.AddrPort, b.Local, there, is)
+				}
+			}
+			if at := slices.IndexFunc(chains[s.name], func(rule string) bool { return strings.Contains(rule, "--update") }); affinity > 0 && at < 0 {
+				t.Errorf("%d backends: nobody is remembered", n)
 			}
 		}
 	}

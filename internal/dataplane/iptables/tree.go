@@ -6,8 +6,9 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"strings"
+	"strconv"
 
+	"portico.dev/portico/internal/core/catalog"
 	"portico.dev/portico/internal/core/routing"
 )
 
@@ -28,64 +29,77 @@ func newTree(t table, root string, leaf func(routing.Key, *routing.Frontend) []s
 	return &tree{table: t, root: root, match: "-d ", leaf: leaf, leaves: map[string]map[routing.Key]*routing.Frontend{}, inner: map[string]map[string]string{root: {}}}
 }
 
-// step is one chain on the way to a frontend, and what leads to it from the one before.
-type step struct{ chain, match string }
+// path names the two chains below the root.
+func (t *tree) path(k routing.Key) [2]string {
+	if k.AnyNode() {
+		chain := t.root + "-" + protocolOf(k)[:1] + digit(k.Port>>12) + digit(k.Port>>8&15)
+		return [2]string{chain, chain + digit(k.Port>>4&15)}
+	}
+	last := lastByte(k.Addr)
+	chain := t.root + "-" + digit(uint16(last&15))
+	return [2]string{chain, chain + digit(uint16(last>>4))}
+}
 
-// path gives the two chains below the root.
-func (t *tree) path(k routing.Key) [2]step {
+// digit is a number below 16 in hexadecimal. Paths are made five times for each frontend.
+func digit(n uint16) string { return "0123456789abcdef"[n : n+1] }
+
+func lastByte(a netip.Addr) byte {
+	b := a.As16()
+	return b[15]
+}
+
+// matches gives what leads to the chains of the path, each from the one before.
+func (t *tree) matches(k routing.Key) [2]string {
 	if k.AnyNode() {
 		p := protocolOf(k)
 		ports := func(first, last uint16) string {
 			return fmt.Sprintf("-p %s -m %s --dport %d:%d", p, p, first, last)
 		}
 		high, middle := k.Port&0xff00, k.Port&0xfff0
-		chain := fmt.Sprintf("%s-%s%02x", t.root, p[:1], k.Port>>8)
-		return [2]step{{chain, ports(high, high|0xff)}, {fmt.Sprintf("%s%x", chain, k.Port>>4&15), ports(middle, middle|0xf)}}
+		return [2]string{ports(high, high|0xff), ports(middle, middle|0xf)}
 	}
-	b := k.Addr.AsSlice()
-	last := b[len(b)-1]
-	masked := func(value, mask byte) string {
-		v, m := make([]byte, len(b)), make([]byte, len(b))
-		v[len(b)-1], m[len(b)-1] = value, mask
+	masked := func(mask byte) string {
+		v, m := make([]byte, k.Addr.BitLen()/8), make([]byte, k.Addr.BitLen()/8)
+		v[len(v)-1], m[len(m)-1] = lastByte(k.Addr)&mask, mask
 		va, _ := netip.AddrFromSlice(v)
 		ma, _ := netip.AddrFromSlice(m)
 		return t.match + va.String() + "/" + ma.String()
 	}
-	chain := fmt.Sprintf("%s-%x", t.root, last&15)
-	return [2]step{{chain, masked(last&15, 15)}, {fmt.Sprintf("%s%x", chain, last>>4), masked(last&0xf0, 0xf0)}}
+	return [2]string{masked(0x0f), masked(0xf0)}
 }
 
 // put changes one frontend, nil: it is none of the tree's. It gives the chains that change.
 func (t *tree) put(k routing.Key, f *routing.Frontend) []string {
 	p := t.path(k)
-	leaf := t.leaves[p[1].chain]
+	leaf := t.leaves[p[1]]
 	if _, there := leaf[k]; f == nil && !there {
 		return nil
 	}
-	changed := []string{p[1].chain}
+	changed := []string{p[1]}
 	if f == nil {
 		if delete(leaf, k); len(leaf) > 0 {
 			return changed
 		}
-		delete(t.leaves, p[1].chain)
-		changed = append(changed, p[0].chain)
-		if delete(t.inner[p[0].chain], p[1].chain); len(t.inner[p[0].chain]) == 0 {
-			delete(t.inner, p[0].chain)
-			delete(t.inner[t.root], p[0].chain)
+		delete(t.leaves, p[1])
+		changed = append(changed, p[0])
+		if delete(t.inner[p[0]], p[1]); len(t.inner[p[0]]) == 0 {
+			delete(t.inner, p[0])
+			delete(t.inner[t.root], p[0])
 			changed = append(changed, t.root)
 		}
 		return changed
 	}
 	if leaf == nil {
 		leaf = map[routing.Key]*routing.Frontend{}
-		t.leaves[p[1].chain] = leaf
-		changed = append(changed, p[0].chain)
-		if t.inner[p[0].chain] == nil {
-			t.inner[p[0].chain] = map[string]string{}
-			t.inner[t.root][p[0].chain] = p[0].match
+		t.leaves[p[1]] = leaf
+		changed = append(changed, p[0])
+		matches := t.matches(k)
+		if t.inner[p[0]] == nil {
+			t.inner[p[0]] = map[string]string{}
+			t.inner[t.root][p[0]] = matches[0]
 			changed = append(changed, t.root)
 		}
-		t.inner[p[0].chain][p[1].chain] = p[1].match
+		t.inner[p[0]][p[1]] = matches[1]
 	}
 	leaf[k] = f
 	return changed
@@ -123,12 +137,20 @@ func compareKeys(a, b routing.Key) int {
 }
 
 // protocolOf is the protocol as iptables calls it, and its match.
-func protocolOf(k routing.Key) string { return strings.ToLower(k.Protocol.String()) }
+func protocolOf(k routing.Key) string {
+	switch k.Protocol {
+	case catalog.TCP:
+		return "tcp"
+	case catalog.UDP:
+		return "udp"
+	}
+	return "sctp"
+}
 
 // matchOf matches a frontend: for a node port the address was matched before.
 func matchOf(k routing.Key) string {
 	p := protocolOf(k)
-	m := fmt.Sprintf("-p %s -m %s --dport %d", p, p, k.Port)
+	m := "-p " + p + " -m " + p + " --dport " + strconv.Itoa(int(k.Port))
 	if !k.AnyNode() {
 		m = "-d " + whole(k.Addr) + " " + m
 	}

@@ -108,7 +108,8 @@ func (b *Backend) open() (err error) {
 	if err != nil {
 		return err
 	}
-	b.wire, b.servers = w, &servers{to: w, log: b.log, fallback: b.cfg.Scheduler, missing: map[string]bool{}, lacking: b.cfg.Lacking}
+	b.wire, b.servers = w, &servers{to: w, log: b.log, fallback: b.cfg.Scheduler, lacking: b.cfg.Lacking}
+	b.servers.reset(map[key]*server{})
 	if b.eye, err = dial(); err != nil {
 		return err
 	}
@@ -132,7 +133,7 @@ func (b *Backend) Close() error {
 	b.group.Wait()
 	var errs []error
 	if b.tables != nil {
-		errs = append(errs, b.tables.close())
+		errs = append(errs, b.tables.Close())
 	}
 	if b.router != nil {
 		b.router.close()
@@ -175,8 +176,8 @@ func (b *Backend) sync(state *dataplane.State, before *planner) error {
 		return err
 	}
 	b.warn(s.plan)
-	b.servers.held, b.services = s.kernel, slices.Clone(state.ServiceRanges)
-	clear(b.servers.missing) // it may have been loaded since
+	b.servers.reset(s.kernel)
+	b.services = slices.Clone(state.ServiceRanges)
 	for k := range s.servers {
 		if s.kernel[k] == nil && k.protocol == catalog.UDP {
 			b.fresh[k] = true
@@ -187,7 +188,8 @@ func (b *Backend) sync(state *dataplane.State, before *planner) error {
 	if err := b.router.add(routes); err != nil {
 		return err
 	}
-	if err := b.book(s); err != nil {
+	booked, err := b.book(s)
+	if err != nil {
 		return err
 	}
 	for k, w := range s.servers {
@@ -205,7 +207,10 @@ func (b *Backend) sync(state *dataplane.State, before *planner) error {
 			hold(s.facts, k, -1)
 		}
 	}
-	if err := b.tables.replace(b.site(b.services), s.facts); err != nil {
+	if err := b.servers.flush(); err != nil {
+		return err
+	}
+	if err := b.settle(s, booked); err != nil {
 		return err
 	}
 	if err := b.router.prune(routes); err != nil {
@@ -220,14 +225,15 @@ func (b *Backend) sync(state *dataplane.State, before *planner) error {
 	return nil
 }
 
-// book notes virtual servers as ours before they are made: a next run must know them.
-func (b *Backend) book(s *survey) error {
+// book notes virtual servers as ours before they are made: a next run must know them. Where
+// there are no tables it makes them, and gives the facts that they have.
+func (b *Backend) book(s *survey) (booked map[fact]int, err error) {
 	if ok, err := b.tables.exist(); err != nil {
-		return err
+		return nil, err
 	} else if !ok {
 		early := maps.Clone(s.facts)
 		maps.DeleteFunc(early, func(x fact, _ int) bool { return !x.set.early() })
-		return b.tables.replace(b.site(b.services), early)
+		return early, b.tables.Unheard(func() error { return b.tables.replace(b.site(b.services), early) })
 	}
 	var add []fact
 	for k := range s.servers {
@@ -239,9 +245,37 @@ func (b *Backend) book(s *survey) error {
 		}
 	}
 	if len(add) == 0 {
-		return nil
+		return nil, nil
 	}
-	return b.tables.change(add, nil)
+	return nil, b.tables.change(add, nil)
+}
+
+// settle has the tables lead packets to the virtual servers: those that were just made get
+// the rest, others are written anew.
+func (b *Backend) settle(s *survey, booked map[fact]int) error {
+	if booked == nil {
+		return b.tables.replace(b.site(b.services), s.facts)
+	}
+	var add, del []fact
+	for x := range s.facts {
+		if booked[x] == 0 {
+			add = append(add, x)
+		}
+	}
+	for x := range booked {
+		if s.facts[x] == 0 {
+			del = append(del, x)
+		}
+	}
+	err := b.tables.Unheard(func() error { return b.tables.change(add, del) })
+	if err != nil {
+		return err
+	}
+	if ok, err := b.tables.exist(); !ok || err != nil { // `nft flush ruleset`, say, which nobody heard
+		b.tables.Disturb()
+		return err
+	}
+	return nil
 }
 
 // warn says which doors are another's virtual servers.
@@ -306,16 +340,18 @@ func (b *Backend) Finish(context.Context) error {
 	}
 	ended := b.flows.Ended()
 	if len(ended) > 0 {
+		var err error
 		b.changes++
 		for k, s := range b.servers.held {
 			for at := range ended {
 				if _, ok := s.backends[at]; ok {
-					if err := b.servers.backend(cmdDelDest, k, at, 0); err != nil {
-						b.plan = nil
-						return fmt.Errorf("ipvs data plane: %w", err)
-					}
+					err = errors.Join(err, b.servers.backend(cmdDelDest, k, at, 0))
 				}
 			}
+		}
+		if err = errors.Join(err, b.servers.flush()); err != nil {
+			b.plan = nil
+			return fmt.Errorf("ipvs data plane: %w", err)
 		}
 	}
 	get := func(k routing.Key) *routing.Frontend { return b.plan.frontends[k] }
@@ -384,11 +420,12 @@ func (b *Backend) remove() error {
 	if err != nil {
 		return fmt.Errorf("remove ipvs: %w", err)
 	}
-	b.servers.held = map[key]*server{}
+	b.servers.reset(map[key]*server{})
 	for k := range ours {
-		if err := b.servers.remove(k); err != nil {
-			return fmt.Errorf("remove ipvs: %w", err)
-		}
+		err = errors.Join(err, b.servers.remove(k))
+	}
+	if err = errors.Join(err, b.servers.flush()); err != nil {
+		return fmt.Errorf("remove ipvs: %w", err)
 	}
 	left, err := b.wire.servers()
 	if err == nil && len(left) == 0 {

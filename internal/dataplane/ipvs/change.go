@@ -96,6 +96,9 @@ func (b *Backend) carryOut(d *difference) error {
 			}
 		}
 	}
+	if err := b.servers.flush(); err != nil {
+		return err
+	}
 	if err := b.put(late, lateGone); err != nil {
 		return err
 	}
@@ -105,6 +108,9 @@ func (b *Backend) carryOut(d *difference) error {
 				return err
 			}
 		}
+	}
+	if err := b.servers.flush(); err != nil {
+		return err
 	}
 	return b.put(nil, earlyGone)
 }

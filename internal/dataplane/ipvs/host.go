@@ -65,12 +65,14 @@ func lacks(scheduler string) error {
 		return err
 	}
 	w := &wanted{definition: definition{scheduler: b.cfg.Scheduler, persistent: 1}}
-	b.servers.held = map[key]*server{}
 	for _, a := range []string{"192.0.2.1", "2001:db8::1"} {
 		k := key{netip.AddrPortFrom(netip.MustParseAddr(a), 1), catalog.TCP}
 		if err := b.servers.put(k, w); err != nil {
 			return err
 		}
+	}
+	if err := b.servers.flush(); err != nil {
+		return err
 	}
 	if err := b.router.add(routesOf(nil, nil)); err != nil {
 		return err
@@ -84,7 +86,7 @@ func Remains() (words []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer t.close() //nolint:errcheck // it was only asked
+	defer t.Close() //nolint:errcheck // it was only asked
 	ours, err := t.ours()
 	if err != nil {
 		return nil, err
@@ -131,8 +133,8 @@ func removeAround() error {
 	}
 	r, err := openRouter(0)
 	if err != nil {
-		return errors.Join(err, t.close())
+		return errors.Join(err, t.Close())
 	}
 	defer r.close()
-	return errors.Join(t.remove(), r.remove(), t.close())
+	return errors.Join(t.remove(), r.remove(), t.Close())
 }

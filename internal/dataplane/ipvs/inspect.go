@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 	"github.com/ti-mo/conntrack"
 
 	"portico.dev/portico/internal/core/routing"
@@ -121,6 +123,11 @@ func (r *Reader) Contents(context.Context) (*dataplane.Contents, error) {
 			}
 		}
 		v.describe(out)
+		workloads, err := r.b.tables.workloads(f)
+		if err != nil {
+			return nil, err
+		}
+		out.Workloads = append(out.Workloads, workloads...)
 	}
 	slices.SortFunc(out.NodeAddresses, netip.Addr.Compare)
 	out.NodeAddresses = slices.Compact(out.NodeAddresses)
@@ -213,11 +220,40 @@ func (v *view) slots(s *server) (out []dataplane.Slot) {
 	for at, l := range s.backends {
 		if l.weight > 0 {
 			a := string(at.Addr().AsSlice())
-			out = append(out, dataplane.Slot{AddrPort: at, Remote: v.has(remoteSet, a), Hairpin: v.has(hairpinSet, a+a)})
+			out = append(out, dataplane.Slot{AddrPort: at, Remote: !v.has(localSet, a), Hairpin: v.has(hairpinSet, a+a)})
 		}
 	}
 	slices.SortFunc(out, func(a, b dataplane.Slot) int { return a.Compare(b.AddrPort) })
 	return out
+}
+
+// workloads gives the workloads' ranges, in order.
+func (t *tables) workloads(f *family) (out []netip.Prefix, err error) {
+	rules, err := t.conn.GetRules(f.of, &nftables.Chain{Name: leadInChain, Table: f.of})
+	if err != nil {
+		return nil, fmt.Errorf("read chain %s of %s: %w", leadInChain, f.name(), err)
+	}
+	for _, rule := range rules {
+		var mask []byte
+		for _, e := range rule.Exprs {
+			switch e := e.(type) {
+			case *expr.Bitwise:
+				mask = e.Mask
+			case *expr.Cmp:
+				first, ok := netip.AddrFromSlice(e.Data)
+				if !ok || len(mask) != len(e.Data) {
+					continue
+				}
+				last := slices.Clone(e.Data)
+				for i := range last {
+					last[i] |= ^mask[i]
+				}
+				out = append(out, between(first, last))
+			}
+		}
+	}
+	slices.SortFunc(out, netip.Prefix.Compare)
+	return out, nil
 }
 
 // between gives the prefix from its first to its last address.

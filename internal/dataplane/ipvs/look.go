@@ -81,12 +81,19 @@ func (s *server) same(now *server) bool {
 // dismiss deletes the backends that leave and have no connection any more, and then the
 // virtual servers that leave. mu is held.
 func (b *Backend) dismiss(now map[key]*server) error {
+	if err := b.letGo(now); err != nil {
+		b.plan = nil
+		return fmt.Errorf("forget virtual servers that are gone: %w", err)
+	}
+	return nil
+}
+
+func (b *Backend) letGo(now map[key]*server) error {
 	for k, s := range now {
 		for at, l := range s.backends {
 			if l.weight == 0 && l.active+l.inactive == 0 {
 				b.changes++
 				if err := b.servers.backend(cmdDelDest, k, at, 0); err != nil {
-					b.plan = nil
 					return err
 				}
 			}
@@ -104,13 +111,11 @@ func (b *Backend) dismiss(now map[key]*server) error {
 			continue
 		}
 		if err := b.servers.remove(k); err != nil {
-			b.plan = nil
 			return err
 		}
 	}
-	if err := b.carryOut(&d); err != nil {
-		b.plan = nil
-		return fmt.Errorf("forget virtual servers that are gone: %w", err)
+	if err := b.servers.flush(); err != nil {
+		return err
 	}
-	return nil
+	return b.carryOut(&d)
 }

@@ -181,11 +181,15 @@ func (o *planned) address(s set, a netip.Addr) {
 	o.facts[fact{set: s, v6: a.Is6(), key: string(a.AsSlice())}] = true
 }
 
+// backend notes what the rules must know of one. Of another node's they know nothing: there
+// may be many, and what one of these asks itself its own node carries.
 func (o *planned) backend(b routing.Backend) {
-	a := string(b.Addr().AsSlice())
-	o.facts[fact{set: hairpinSet, v6: b.Addr().Is6(), key: a + a}] = true
-	if !b.Local {
-		o.address(remoteSet, b.Addr())
+	if b.Local || b.Node == "" {
+		a := string(b.Addr().AsSlice())
+		o.facts[fact{set: hairpinSet, v6: b.Addr().Is6(), key: a + a}] = true
+	}
+	if b.Local {
+		o.address(localSet, b.Addr())
 	}
 }
 

@@ -20,7 +20,7 @@ func tcp(s string) key           { return key{at(s), catalog.TCP} }
 
 var (
 	here  = routing.Backend{AddrPort: at("10.245.0.2:8080"), Local: true, Ready: true, Serving: true}
-	there = routing.Backend{AddrPort: at("10.245.0.4:8080"), Ready: true, Serving: true}
+	there = routing.Backend{AddrPort: at("10.245.0.4:8080"), Node: "other", Ready: true, Serving: true}
 	both  = &routing.Sets{Cluster: []routing.Backend{here, there}, Local: []routing.Backend{here}}
 )
 
@@ -65,9 +65,12 @@ func describe(p *planner) string {
 			switch x.set {
 			case routeSet:
 				add("route %s", x.addressOf())
-			case clusterIPsSet, doorsSet, remoteSet:
+			case clusterIPsSet, doorsSet, localSet:
 				add("%s %s", setNames[x.set], x.addressOf())
-			case hairpinSet, oursSet, virtualSet: // they follow the servers and their backends
+			case hairpinSet:
+				a, _ := netip.AddrFromSlice([]byte(x.key[:len(x.key)/2]))
+				add("hairpin %s", a)
+			case oursSet, virtualSet: // they follow the servers
 			case ledInsideMap, ledOutsideMap:
 				k, _ := parseFrontendKey([]byte(x.key), x.v6)
 				a, _ := netip.AddrFromSlice([]byte(x.value[:len(x.value)-4]))
@@ -108,58 +111,69 @@ func TestPlan(t *testing.T) {
 	}{
 		{"a node port has a virtual server at each address", with(web, node(routing.ToCluster, routing.ToCluster)), `
 cluster-ips 10.96.0.20
-remote-backends 10.245.0.4
+hairpin 10.245.0.2
+local-backends 10.245.0.2
 server TCP 10.96.0.20:80 rr 0: 10.245.0.2:8080 10.245.0.4:8080
 server TCP 192.0.2.1:30080 rr 0: 10.245.0.2:8080 10.245.0.4:8080`},
 		{"external Local: the door's own is that of clients outside, others are led to the cluster IP's", with(web, node(routing.ToCluster, routing.ToLocal)), `
 cluster-ips 10.96.0.20
+hairpin 10.245.0.2
 led-inside TCP 192.0.2.1:30080 -> 10.96.0.20
-remote-backends 10.245.0.4
+local-backends 10.245.0.2
 server TCP 10.96.0.20:80 rr 0: 10.245.0.2:8080 10.245.0.4:8080
 server TCP 192.0.2.1:30080 rr 0: 10.245.0.2:8080`},
 		{"both Local: the cluster IP's has the other set, so there is one more", with(webLocal, node(routing.ToCluster, routing.ToLocal)), `
 cluster-ips 10.96.0.20
+hairpin 10.245.0.2
 led-inside TCP 192.0.2.1:30080 -> 250.96.0.20
-remote-backends 10.245.0.4
+local-backends 10.245.0.2
 server TCP 10.96.0.20:80 rr 0: 10.245.0.2:8080
 server TCP 192.0.2.1:30080 rr 0: 10.245.0.2:8080
 server TCP 250.96.0.20:80 rr 0: 10.245.0.2:8080 10.245.0.4:8080`},
 		{"affinity: one virtual server for all doors", with(sticky(web), sticky(node(routing.ToCluster, routing.ToCluster))), `
 cluster-ips 10.96.0.20
+hairpin 10.245.0.2
 idle TCP 192.0.2.1:30080
 led-inside TCP 192.0.2.1:30080 -> 10.96.0.20
 led-outside TCP 192.0.2.1:30080 -> 10.96.0.20
-remote-backends 10.245.0.4
+local-backends 10.245.0.2
 server TCP 10.96.0.20:80 rr 60: 10.245.0.2:8080 10.245.0.4:8080`},
 		{"refused and dropped", with(frontend(routing.ClusterIP, "10.96.0.20", 80, routing.Reject, routing.Reject), node(routing.ToCluster, routing.Drop)), `
 cluster-ips 10.96.0.20
 dropped-outside TCP 192.0.2.1:30080
+hairpin 10.245.0.2
 idle TCP 10.96.0.20:80
+local-backends 10.245.0.2
 refused-inside TCP 10.96.0.20:80
 refused-outside TCP 10.96.0.20:80
-remote-backends 10.245.0.4
 server TCP 192.0.2.1:30080 rr 0: 10.245.0.2:8080 10.245.0.4:8080`},
 		{"source ranges: sorted, none within another, and the address itself for the node", with(guarded), `
 admitted 192.0.2.0-192.0.2.63
 admitted 198.51.100.2-198.51.100.2
 doors 198.51.100.2
 guarded TCP 198.51.100.2:80
-remote-backends 10.245.0.4
+hairpin 10.245.0.2
+local-backends 10.245.0.2
 route 198.51.100.2
 server TCP 198.51.100.2:80 rr 0: 10.245.0.2:8080 10.245.0.4:8080`},
 		{"an excluded range is somebody else's", with(frontend(routing.ExternalIP, "203.0.113.5", 80, routing.ToCluster, routing.ToCluster)), ""},
 		{"a load balancer's address that is the node's own comes before the node port", with(
 			frontend(routing.LoadBalancerIP, "192.0.2.1", 30080, routing.ToLocal, routing.ToLocal), node(routing.ToCluster, routing.ToCluster)), `
 doors 192.0.2.1
+hairpin 10.245.0.2
+local-backends 10.245.0.2
 route 192.0.2.1
 server TCP 192.0.2.1:30080 rr 0: 10.245.0.2:8080`},
 		{"a cluster IP outside the ranges has a route of its own", with(frontend(routing.ClusterIP, "10.200.0.20", 80, routing.ToLocal, routing.ToLocal)), `
 cluster-ips 10.200.0.20
+hairpin 10.245.0.2
+local-backends 10.245.0.2
 route 10.200.0.20
 server TCP 10.200.0.20:80 rr 0: 10.245.0.2:8080`},
 		{"the Service's scheduler", with(chosen), `
 cluster-ips 10.96.0.20
-remote-backends 10.245.0.4
+hairpin 10.245.0.2
+local-backends 10.245.0.2
 server TCP 10.96.0.20:80 lc 0: 10.245.0.2:8080 10.245.0.4:8080`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -167,6 +181,17 @@ server TCP 10.96.0.20:80 lc 0: 10.245.0.2:8080 10.245.0.4:8080`},
 				t.Errorf("planned:\n%s\nwant:%s", got, c.want)
 			}
 		})
+	}
+}
+
+// DP-04: a backend that is on no node, as a hand-written slice has them, may ask itself by us.
+func TestPlanNodeless(t *testing.T) {
+	web := frontend(routing.ClusterIP, "10.96.0.20", 80, routing.ToCluster, routing.ToCluster)
+	alone := there
+	alone.Node = ""
+	web.Sets = &routing.Sets{Cluster: []routing.Backend{alone}}
+	if got := describe(with(web)); !strings.Contains(got, "hairpin 10.245.0.4") || strings.Contains(got, "local-backends") {
+		t.Errorf("planned:\n%s", got)
 	}
 }
 

@@ -34,6 +34,7 @@ const (
 	refuseChain  = "refuse"
 	markChain    = "mark"
 	turnAwayName = "turn-away"
+	leadInChain  = "lead-prerouting"
 )
 
 // site is what the rules depend on besides frontends.
@@ -100,7 +101,7 @@ func (f *family) chains(s *site) []chainSpec {
 	astray := rule(f.has(doorsSet, f.destination()), notOurAddress(), leavesWhereItCame(), verdict(expr.VerdictGoto, turnAwayName))
 	sortIn := append([][]expr.Any{old, carried, known}, toInside("sort-inside")...)
 	out = append(out,
-		chainSpec{"lead-prerouting", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, priorityLead, append(toInside("lead-inside"), rule(verdict(expr.VerdictGoto, "lead-outside")))},
+		chainSpec{leadInChain, nftables.ChainTypeNAT, nftables.ChainHookPrerouting, priorityLead, append(toInside("lead-inside"), rule(verdict(expr.VerdictGoto, "lead-outside")))},
 		chainSpec{"lead-output", nftables.ChainTypeNAT, nftables.ChainHookOutput, priorityLead, [][]expr.Any{rule(verdict(expr.VerdictGoto, "lead-inside"))}},
 		chainSpec{"sort-prerouting", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, priorityMark, append(sortIn, rule(verdict(expr.VerdictGoto, "sort-outside")))},
 		chainSpec{"sort-output", nftables.ChainTypeFilter, nftables.ChainHookOutput, priorityMark, [][]expr.Any{
@@ -235,7 +236,7 @@ func (f *family) sources(s *site, i int) (rules [][]expr.Any) {
 	return [][]expr.Any{
 		// First: a backend outside the cluster that reaches itself by this node has no route
 		// to the address that hairpins of workloads get.
-		rule(stranger, f.has(remoteSet, f.destination()), one(&expr.Masq{FullyRandom: true})),
+		rule(stranger, f.hasNot(localSet, f.destination()), one(&expr.Masq{FullyRandom: true})),
 		rule(marked, both, has(f.sets[hairpinSet]), own),
 	}
 }
@@ -302,11 +303,17 @@ func hasNot(set *nftables.Set) []expr.Any {
 	return one(&expr.Lookup{SourceRegister: regKey, SetName: set.Name, SetID: set.ID, Invert: true})
 }
 
-// has matches an address at an offset that is in a set.
+// has matches an address at an offset that is in a set, hasNot one that isn't.
 func (f *family) has(s set, offset uint32) []expr.Any {
 	return append(one(
 		&expr.Payload{DestRegister: regKey, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: f.addrLen()},
 	), has(f.sets[s])...)
+}
+
+func (f *family) hasNot(s set, offset uint32) []expr.Any {
+	return append(one(
+		&expr.Payload{DestRegister: regKey, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: f.addrLen()},
+	), hasNot(f.sets[s])...)
 }
 
 // in matches an address at an offset that is in p, notIn one that isn't.

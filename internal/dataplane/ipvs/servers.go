@@ -22,18 +22,71 @@ const weight = 1
 
 // writer changes virtual servers: a wire, or a test.
 type writer interface {
-	put(cmd byte, k key, d definition) error
-	putBackend(cmd byte, k key, at netip.AddrPort, weight uint32) error
+	write(all []request) ([]refusal, error)
 }
 
-// servers are our virtual servers in the kernel, and what is known of them.
+// servers are our virtual servers in the kernel, and what is known of them. Changes wait in
+// a queue, and what is known has them already; flush sends the rest of them. After an error
+// only reading the kernel tells what there is.
 type servers struct {
 	to       writer
 	log      *slog.Logger
 	fallback string // the scheduler for those whose own the kernel doesn't have
-	held     map[key]*server
-	missing  map[string]bool // schedulers that the kernel doesn't have
 	lacking  func(service types.NamespacedName, uid types.UID, text string)
+
+	held       map[key]*server
+	queue      []request
+	schedulers map[string]bool // those that were tried: whether the kernel has them
+}
+
+// reset forgets all but what the kernel has. Schedulers may have been loaded since.
+func (s *servers) reset(held map[key]*server) {
+	s.held, s.queue, s.schedulers = held, nil, map[string]bool{}
+}
+
+// ask queues a change.
+func (s *servers) ask(r request) error {
+	s.queue = append(s.queue, r)
+	if len(s.queue) < batchMost {
+		return nil
+	}
+	return s.flush()
+}
+
+// flush sends what is queued.
+func (s *servers) flush() error {
+	refused, err := s.to.write(s.queue)
+	s.queue = s.queue[:0]
+	if err != nil {
+		return err
+	}
+	for _, r := range refused {
+		if err := s.bear(r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// bear takes refusals that do no harm, and gives the others' errors.
+func (s *servers) bear(r refusal) error {
+	switch {
+	case r.cmd == cmdNewDest && errors.Is(r.err, unix.EINVAL):
+		// Of a local network's broadcast address, say; the others go on.
+		s.log.Error("IPVS doesn't take this address as a backend's", "backend", r.at, "virtualServer", r.key.String())
+		if have := s.held[r.key]; have != nil {
+			delete(have.backends, r.at)
+		}
+		return nil
+	case r.cmd == cmdDelDest && errors.Is(r.err, unix.ENOENT), r.cmd == cmdDelService && errors.Is(r.err, unix.ESRCH):
+		return nil // it is gone
+	case r.cmd == cmdNewDest || r.cmd == cmdSetDest || r.cmd == cmdDelDest:
+		return fmt.Errorf("change backend %s of virtual server %s: %w", r.at, r.key, r.err)
+	case r.cmd == cmdDelService:
+		return fmt.Errorf("delete the virtual server %s: %w", r.key, r.err)
+	default:
+		return fmt.Errorf("make the virtual server %s: %w", r.key, r.err)
+	}
 }
 
 // errNoScheduler says that the kernel has no such scheduler.
@@ -42,7 +95,7 @@ var errNoScheduler = errors.New("no such scheduler")
 // define gives the definition that the kernel can do.
 func (s *servers) define(w *wanted) definition {
 	d := w.definition
-	if s.missing[d.scheduler] {
+	if has, tried := s.schedulers[d.scheduler]; tried && !has {
 		d.scheduler = s.fallback
 	}
 	return d
@@ -120,40 +173,52 @@ func (w *wanted) keeps(k key, at netip.AddrPort) bool {
 // putDefinition falls back to the usual scheduler where the kernel lacks the wanted one.
 func (s *servers) putDefinition(cmd byte, k key, w *wanted) (definition, error) {
 	d := s.define(w)
-	err := s.to.put(cmd, k, d)
-	if errors.Is(err, unix.ENOENT) && d.scheduler != s.fallback {
-		s.missing[d.scheduler] = true
-		d.scheduler = s.fallback
-		err = s.to.put(cmd, k, d)
+	r := request{cmd: cmd, key: k, definition: d}
+	if _, tried := s.schedulers[d.scheduler]; !tried {
+		has, err := s.try(r)
+		switch {
+		case err != nil:
+			return d, err
+		case !has && d.scheduler == s.fallback:
+			return d, fmt.Errorf("make the virtual server %s: %w: %q, which needs the module ip_vs_%s", k, errNoScheduler, d.scheduler, d.scheduler)
+		case !has:
+			return s.putDefinition(cmd, k, w)
+		}
+	} else if err := s.ask(r); err != nil {
+		return d, err
 	}
 	if d.scheduler != w.scheduler {
 		s.fellBack(w)
 	}
-	if errors.Is(err, unix.ENOENT) {
-		err = fmt.Errorf("%w: %q, which needs the module ip_vs_%s", errNoScheduler, d.scheduler, d.scheduler)
-	}
-	if err != nil {
-		return d, fmt.Errorf("make the virtual server %s: %w", k, err)
-	}
 	return d, nil
 }
 
-func (s *servers) backend(cmd byte, k key, at netip.AddrPort, weight uint32) error {
-	err := s.to.putBackend(cmd, k, at, weight)
-	switch {
-	case cmd == cmdNewDest && errors.Is(err, unix.EINVAL):
-		// Of a local network's broadcast address, say; the others go on.
-		s.log.Error("IPVS doesn't take this address as a backend's", "backend", at, "virtualServer", k.String())
-		return nil
-	case err != nil && !(cmd == cmdDelDest && errors.Is(err, unix.ENOENT)):
-		return fmt.Errorf("change backend %s of virtual server %s: %w", at, k, err)
+// try asks for the first virtual server with a scheduler, and waits for the answer.
+func (s *servers) try(r request) (has bool, err error) {
+	if err := s.flush(); err != nil {
+		return false, err
 	}
+	refused, err := s.to.write([]request{r})
+	if err != nil {
+		return false, err
+	}
+	has = true
+	for _, no := range refused {
+		if has = !errors.Is(no.err, unix.ENOENT); has {
+			return false, s.bear(no)
+		}
+	}
+	s.schedulers[r.definition.scheduler] = has
+	return has, nil
+}
+
+func (s *servers) backend(cmd byte, k key, at netip.AddrPort, weight uint32) error {
 	if cmd == cmdDelDest {
 		delete(s.held[k].backends, at)
 	} else {
 		s.held[k].backends[at] = load{weight: weight}
 	}
-	return nil
+	return s.ask(request{cmd: cmd, key: k, at: at, weight: weight})
 }
 
 // lingers reports whether a virtual server that is nobody's stays for its connections:
@@ -184,11 +249,8 @@ func (s *servers) leave(k key, idle bool) (gone bool, err error) {
 }
 
 func (s *servers) remove(k key) error {
-	if err := s.to.put(cmdDelService, k, definition{}); err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("delete the virtual server %s: %w", k, err)
-	}
 	delete(s.held, k)
-	return nil
+	return s.ask(request{cmd: cmdDelService, key: k})
 }
 
 // differences says in words how a virtual server differs from what is wanted; nil: nobody

@@ -21,22 +21,29 @@ type scribe struct {
 	lines []string
 }
 
-func (s *scribe) put(cmd byte, k key, d definition) error {
-	if cmd != cmdDelService && d.scheduler == s.lacks {
-		return unix.ENOENT
+func (s *scribe) write(all []request) (refused []refusal, _ error) {
+	for _, r := range all {
+		words := map[byte]string{
+			cmdNewService: "new", cmdSetService: "set", cmdDelService: "delete", cmdNewDest: "new", cmdSetDest: "set", cmdDelDest: "delete",
+		}
+		switch {
+		case r.at.IsValid():
+			s.lines = append(s.lines, fmt.Sprintf("%s %s %d", words[r.cmd], r.at, r.weight))
+		case r.cmd != cmdDelService && r.definition.scheduler == s.lacks:
+			refused = append(refused, refusal{r, unix.ENOENT})
+		default:
+			s.lines = append(s.lines, strings.TrimSpace(fmt.Sprintf("%s %s %s", words[r.cmd], r.key, r.definition.scheduler)))
+		}
 	}
-	words := map[byte]string{cmdNewService: "new", cmdSetService: "set", cmdDelService: "delete"}
-	s.lines = append(s.lines, strings.TrimSpace(fmt.Sprintf("%s %s %s", words[cmd], k, d.scheduler)))
-	return nil
+	return refused, nil
 }
 
-func (s *scribe) putBackend(cmd byte, _ key, at netip.AddrPort, weight uint32) error {
-	words := map[byte]string{cmdNewDest: "new", cmdSetDest: "set", cmdDelDest: "delete"}
-	s.lines = append(s.lines, fmt.Sprintf("%s %s %d", words[cmd], at, weight))
-	return nil
-}
-
-func (s *scribe) said() string {
+// said gives what was written once all is.
+func (s *scribe) said(t *testing.T, all *servers) string {
+	t.Helper()
+	if err := all.flush(); err != nil {
+		t.Fatal(err)
+	}
 	slices.Sort(s.lines)
 	out := strings.Join(s.lines, "; ")
 	s.lines = nil
@@ -44,7 +51,9 @@ func (s *scribe) said() string {
 }
 
 func newServers(s *scribe) *servers {
-	return &servers{to: s, log: slog.New(slog.DiscardHandler), fallback: "rr", held: map[key]*server{}, missing: map[string]bool{}}
+	all := &servers{to: s, log: slog.New(slog.DiscardHandler), fallback: "rr"}
+	all.reset(map[key]*server{})
+	return all
 }
 
 func want(known *routing.Sets, set ...routing.Backend) *wanted {
@@ -78,7 +87,7 @@ func TestServers(t *testing.T) {
 		if err := step.do(); err != nil {
 			t.Fatalf("%s: %v", step.name, err)
 		}
-		if got := s.said(); got != step.want {
+		if got := s.said(t, all); got != step.want {
 			t.Errorf("%s: wrote %q, want %q", step.name, got, step.want)
 		}
 	}
@@ -98,13 +107,14 @@ func TestMissingScheduler(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if got := s.said(); got != "new 10.245.0.2:8080 1; new TCP 10.96.0.20:80 rr" {
+	if got := s.said(t, all); got != "new 10.245.0.2:8080 1; new TCP 10.96.0.20:80 rr" {
 		t.Errorf("wrote %q", got)
 	}
 	if len(told) != 1 || !strings.Contains(told[0], "no module ip_vs_ovf") {
 		t.Errorf("told %q, want once which module is missing", told)
 	}
 	s.lacks = "rr"
+	all.reset(map[key]*server{})
 	if err := all.put(tcp("10.96.0.21:80"), want(&routing.Sets{}, here)); err == nil || !strings.Contains(err.Error(), "ip_vs_rr") {
 		t.Errorf("without the default: %v", err)
 	}

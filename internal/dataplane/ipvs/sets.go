@@ -27,20 +27,20 @@ const (
 	clusterIPsSet                // whose other ports are refused
 	doorsSet                     // external IPs and load-balancer addresses
 	hairpinSet                   // backend . backend: source and destination of one that asks itself
-	remoteSet                    // backends on other nodes
+	localSet                     // backends on this node
 	setCount
 	routeSet = setCount // no set: addresses outside the service ranges, each with a route
 )
 
 var setNames = [setCount]string{
 	"ours", "fresh", "virtual", "led-inside", "led-outside", "refused-inside", "refused-outside", "dropped-inside", "dropped-outside",
-	"guarded", "admitted", "cluster-ips", "doors", "hairpin", "remote-backends",
+	"guarded", "admitted", "cluster-ips", "doors", "hairpin", "local-backends",
 }
 
 // early reports whether facts of a set must be there before the virtual servers that need
 // them, and go after them: the others lead packets to virtual servers.
 func (s set) early() bool {
-	return s == oursSet || s == freshSet || s == hairpinSet || s == remoteSet || s == routeSet
+	return s == oursSet || s == freshSet || s == hairpinSet || s == localSet || s == routeSet
 }
 
 // family is one of our tables.
@@ -64,7 +64,7 @@ func newFamily(v6 bool) *family {
 			out.IsMap, out.DataType = true, nftables.MustConcatSetType(addr, nftables.TypeInetService)
 		case admittedSet:
 			out.KeyType, out.Interval = nftables.MustConcatSetType(addr, addr, nftables.TypeInetProto, nftables.TypeInetService), true
-		case clusterIPsSet, doorsSet, remoteSet:
+		case clusterIPsSet, doorsSet, localSet:
 			out.KeyType, out.Concatenation = addr, false
 		case hairpinSet:
 			out.KeyType = nftables.MustConcatSetType(addr, addr)

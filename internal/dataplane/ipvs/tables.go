@@ -7,7 +7,6 @@ import (
 	"slices"
 
 	"github.com/google/nftables"
-	"github.com/mdlayher/netlink"
 
 	"portico.dev/portico/internal/dataplane/notices"
 )
@@ -19,26 +18,13 @@ type tables struct {
 	*notices.Listener
 }
 
-// writeBuffer holds a transaction whole: some 200 bytes for each element.
-const writeBuffer = 64 << 20
-
 func openTables() (*tables, error) {
-	var own uint32
-	conn, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) (err error) {
-		own, err = notices.WriterOf(c)
-		return errors.Join(err, c.SetWriteBuffer(writeBuffer), c.SetReadBuffer(writeBuffer))
-	}))
+	conn, l, err := notices.Open(Table)
 	if err != nil {
-		return nil, fmt.Errorf("open nftables: %w", err)
-	}
-	l, err := notices.Listen(Table, own)
-	if err != nil {
-		return nil, errors.Join(err, conn.CloseLasting())
+		return nil, err
 	}
 	return &tables{conn: conn, families: [2]*family{newFamily(false), newFamily(true)}, Listener: l}, nil
 }
-
-func (t *tables) close() error { return errors.Join(t.Listener.Close(), t.conn.CloseLasting()) }
 
 func index(v6 bool) int {
 	if v6 {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"sync"
+	"syscall"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -89,7 +91,11 @@ var errNoIPVS = errors.New("the kernel has no IPVS, and no module ip_vs that it 
 // wire speaks to IPVS in the network namespace of the thread that opened it.
 type wire struct {
 	conn   *netlink.Conn
+	raw    syscall.RawConn // the same
 	family uint16
+
+	mu     sync.Mutex // guards the following, and that answers come to whom they are for
+	buffer []byte     // of what is sent
 }
 
 func dial() (*wire, error) {
@@ -98,6 +104,12 @@ func dial() (*wire, error) {
 		return nil, fmt.Errorf("open generic netlink: %w", err)
 	}
 	w := &wire{conn: c}
+	if w.raw, err = c.SyscallConn(); err == nil {
+		err = c.SetReadBuffer(answerBuffer)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open generic netlink: %w", err), c.Close())
+	}
 	if w.family, err = familyID(c); err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
@@ -107,9 +119,7 @@ func dial() (*wire, error) {
 func (w *wire) close() error { return w.conn.Close() }
 
 func familyID(c *netlink.Conn) (uint16, error) {
-	ae := netlink.NewAttributeEncoder()
-	ae.String(ctrlFamilyName, familyName)
-	answers, err := execute(c, unix.GENL_ID_CTRL, ctrlGetFamily, netlink.Request, ae)
+	answers, err := execute(c, unix.GENL_ID_CTRL, ctrlGetFamily, netlink.Request, attribute(nil, ctrlFamilyName, append([]byte(familyName), 0)...))
 	if errors.Is(err, unix.ENOENT) {
 		return 0, errNoIPVS
 	}
@@ -130,14 +140,10 @@ func familyID(c *netlink.Conn) (uint16, error) {
 	return 0, errNoIPVS
 }
 
-func execute(c *netlink.Conn, family uint16, cmd byte, flags netlink.HeaderFlags, ae *netlink.AttributeEncoder) ([]netlink.Message, error) {
-	b, err := ae.Encode()
-	if err != nil {
-		return nil, err
-	}
+func execute(c *netlink.Conn, family uint16, cmd byte, flags netlink.HeaderFlags, attributes []byte) ([]netlink.Message, error) {
 	return c.Execute(netlink.Message{
 		Header: netlink.Header{Type: netlink.HeaderType(family), Flags: flags},
-		Data:   append([]byte{cmd, genericVersion, 0, 0}, b...), // struct genlmsghdr
+		Data:   append([]byte{cmd, genericVersion, 0, 0}, attributes...), // struct genlmsghdr
 	})
 }
 
@@ -148,89 +154,15 @@ func attributes(m netlink.Message) (*netlink.AttributeDecoder, error) {
 	return netlink.NewAttributeDecoder(m.Data[4:])
 }
 
-// put adds or changes a virtual server, or deletes it.
-func (w *wire) put(cmd byte, k key, d definition) error {
-	ae := netlink.NewAttributeEncoder()
-	ae.Nested(attrService, func(ae *netlink.AttributeEncoder) error {
-		encodeKey(ae, k)
-		if cmd == cmdDelService {
-			return nil
-		}
-		encodeDefinition(ae, k, d)
-		return nil
-	})
-	_, err := execute(w.conn, w.family, cmd, netlink.Request|netlink.Acknowledge, ae)
-	return err
-}
-
-// wholeAddress has persistence tell each client from all others: IPv4 has a mask here, in
-// the network's order, IPv6 the length of a prefix.
-func wholeAddress(a netip.Addr) uint32 {
-	if a.Is6() {
-		return 128
-	}
-	return ^uint32(0)
-}
-
-func encodeKey(ae *netlink.AttributeEncoder, k key) {
-	ae.Uint16(svcFamily, familyOf(k.Addr()))
-	ae.Uint16(svcProtocol, uint16(k.protocol))
-	ae.Bytes(svcAddr, union(k.Addr()))
-	ae.Bytes(svcPort, binary.BigEndian.AppendUint16(nil, k.Port()))
-}
-
-func encodeDefinition(ae *netlink.AttributeEncoder, k key, d definition) {
-	ae.String(svcScheduler, d.scheduler)
-	flags := uint32(0)
-	if d.persistent > 0 {
-		flags = flagPersistent
-	}
-	// struct ip_vs_flags: the flags and which of them count.
-	ae.Bytes(svcFlags, binary.NativeEndian.AppendUint32(binary.NativeEndian.AppendUint32(nil, flags), ^uint32(0)))
-	ae.Uint32(svcTimeout, d.persistent)
-	ae.Uint32(svcNetmask, wholeAddress(k.Addr()))
-}
-
-func familyOf(a netip.Addr) uint16 {
-	if a.Is6() {
-		return unix.AF_INET6
-	}
-	return unix.AF_INET
-}
-
-// union is union nf_inet_addr.
-func union(a netip.Addr) []byte {
-	b := make([]byte, 16)
-	copy(b, a.AsSlice())
-	return b
-}
-
-// putBackend adds or changes a backend of a virtual server, or deletes it.
-func (w *wire) putBackend(cmd byte, k key, at netip.AddrPort, weight uint32) error {
-	ae := netlink.NewAttributeEncoder()
-	ae.Nested(attrService, func(ae *netlink.AttributeEncoder) error {
-		encodeKey(ae, k)
-		return nil
-	})
-	ae.Nested(attrDest, func(ae *netlink.AttributeEncoder) error {
-		ae.Uint16(destAddrFamil, familyOf(at.Addr()))
-		ae.Bytes(destAddr, union(at.Addr()))
-		ae.Bytes(destPort, binary.BigEndian.AppendUint16(nil, at.Port()))
-		if cmd != cmdDelDest {
-			ae.Uint32(destMethod, masquerading)
-			ae.Uint32(destWeight, weight)
-			ae.Uint32(destUpper, 0)
-			ae.Uint32(destLower, 0)
-		}
-		return nil
-	})
-	_, err := execute(w.conn, w.family, cmd, netlink.Request|netlink.Acknowledge, ae)
-	return err
+func (w *wire) list(cmd byte, attributes []byte) ([]netlink.Message, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return execute(w.conn, w.family, cmd, netlink.Request|netlink.Dump, attributes)
 }
 
 // servers reads all virtual servers but those told by a mark, which are never ours.
 func (w *wire) servers() (map[key]*server, error) {
-	answers, err := execute(w.conn, w.family, cmdGetService, netlink.Request|netlink.Dump, netlink.NewAttributeEncoder())
+	answers, err := w.list(cmdGetService, nil)
 	if err != nil {
 		return nil, fmt.Errorf("list virtual servers: %w", err)
 	}
@@ -268,12 +200,7 @@ func (w *wire) all(wanted func(key) bool) (map[key]*server, error) {
 
 // backends reads those of one virtual server.
 func (w *wire) backends(k key) (map[netip.AddrPort]load, error) {
-	ae := netlink.NewAttributeEncoder()
-	ae.Nested(attrService, func(ae *netlink.AttributeEncoder) error {
-		encodeKey(ae, k)
-		return nil
-	})
-	answers, err := execute(w.conn, w.family, cmdGetDest, netlink.Request|netlink.Dump, ae)
+	answers, err := w.list(cmdGetDest, nested(nil, attrService, func(b []byte) []byte { return appendKey(b, k) }))
 	if err != nil {
 		return nil, fmt.Errorf("list the backends of virtual server %s: %w", k, err)
 	}

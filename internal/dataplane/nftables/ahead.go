@@ -63,16 +63,8 @@ func (a *Ahead) take() *reading {
 }
 
 func (a *Ahead) disturbed() bool {
-	for {
-		n, _, err := unix.Recvfrom(a.notices, a.conn.buf, unix.MSG_DONTWAIT)
-		switch {
-		case errors.Is(err, unix.EINTR):
-		case errors.Is(err, unix.EAGAIN):
-			return false
-		case err != nil || aboutUs(a.conn.buf[:n]): // with ENOBUFS notices were lost
-			return true
-		}
-	}
+	ours, err := heard(a.notices, a.conn.buf)
+	return ours || err != nil
 }
 
 // Close lets go of the sockets. It may be called again, and of nil.

@@ -83,16 +83,41 @@ func (w *watcher) run() {
 	defer close(w.done)
 	buf := make([]byte, 1<<16)
 	for {
-		n, err := w.file.Read(buf)
-		switch {
-		case errors.Is(err, unix.ENOBUFS): // notices were lost: anything may have happened
-		case err != nil:
+		var failed error
+		err := w.raw.Read(func(fd uintptr) (enough bool) {
+			enough, failed = heard(int(fd), buf)
+			return enough || failed != nil
+		})
+		if err != nil || failed != nil {
 			return // closed
-		case !aboutUs(buf[:n]):
-			continue
 		}
 		w.disturb()
 	}
+}
+
+// manyNotices bounds what is read before a notice of ours is acted upon: others may write
+// all the time.
+const manyNotices = 1000
+
+// heard takes the notices that wait and tells whether one is about our table. One change of
+// somebody's is many notices (a flush at least one for each family), and each acted upon
+// alone would be a repair of its own.
+func heard(fd int, buf []byte) (ours bool, err error) {
+	for read := 0; !ours || read < manyNotices; read++ {
+		n, _, err := unix.Recvfrom(fd, buf, unix.MSG_DONTWAIT)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.EAGAIN):
+			return ours, nil
+		case errors.Is(err, unix.ENOBUFS): // notices were lost: anything may have happened
+			ours = true
+		case err != nil:
+			return ours, fmt.Errorf("receive notices of nftables: %w", err)
+		default:
+			ours = aboutUs(buf[:n]) || ours
+		}
+	}
+	return ours, nil
 }
 
 // aboutUs reports whether a datagram has a notice about our table. The first

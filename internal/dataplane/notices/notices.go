@@ -6,22 +6,47 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"portico.dev/portico/internal/routes/ruleset"
 )
 
+// writeBuffer holds a transaction whole: some 200 bytes for each element.
+const writeBuffer = 64 << 20
+
 // Listener tells when somebody else changed the tables of a name.
 type Listener struct {
 	table     string
+	writer    *nftables.Conn
 	disturbed chan struct{} // capacity 1
 	conn      *netlink.Conn
 	done      chan struct{}
 }
 
-// Listen hears the notices about tables of a name, but for those of one writer's netlink port.
-func Listen(table string, own uint32) (*Listener, error) {
+// Open gives a connection for writing the tables of a name, with room for large transactions,
+// and one that hears who else writes them. Closing the Listener closes both.
+func Open(table string) (*nftables.Conn, *Listener, error) {
+	var own uint32
+	writer, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) (err error) {
+		own, err = portOf(c)
+		return errors.Join(err, c.SetWriteBuffer(writeBuffer), c.SetReadBuffer(writeBuffer))
+	}))
+	if err != nil {
+		return nil, nil, fmt.Errorf("open nftables: %w", err)
+	}
+	conn, err := listen(own)
+	if err != nil {
+		return nil, nil, errors.Join(err, writer.CloseLasting())
+	}
+	l := &Listener{table: table, writer: writer, disturbed: make(chan struct{}, 1), conn: conn, done: make(chan struct{})}
+	go l.run()
+	return writer, l, nil
+}
+
+// listen hears all notices but those of one writer's netlink port.
+func listen(own uint32) (*netlink.Conn, error) {
 	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
 		return nil, fmt.Errorf("open a socket for notices of nftables: %w", err)
@@ -34,13 +59,11 @@ func Listen(table string, own uint32) (*Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen to notices of nftables: %w", errors.Join(err, conn.Close()))
 	}
-	n := &Listener{table: table, disturbed: make(chan struct{}, 1), conn: conn, done: make(chan struct{})}
-	go n.run()
-	return n, nil
+	return conn, nil
 }
 
-// WriterOf gives the port by which a socket writes.
-func WriterOf(c *netlink.Conn) (uint32, error) {
+// portOf gives the port by which a socket writes.
+func portOf(c *netlink.Conn) (uint32, error) {
 	var name unix.Sockaddr
 	var asked error
 	err := control(c, func(fd int) { name, asked = unix.Getsockname(fd) })
@@ -109,11 +132,25 @@ func (n *Listener) Disturb() {
 	}
 }
 
-// Close ends the listening.
+// Unheard runs f, which fills tables that are new. Meanwhile nobody is heard: for who listens,
+// the kernel makes a notice of each element, which costs more than the element. The caller
+// looks afterwards whether the tables are there.
+func (n *Listener) Unheard(f func() error) error {
+	if err := n.conn.LeaveGroup(unix.NFNLGRP_NFTABLES); err != nil {
+		return fmt.Errorf("leave the notices of nftables: %w", err)
+	}
+	err := f()
+	if again := n.conn.JoinGroup(unix.NFNLGRP_NFTABLES); again != nil {
+		err = errors.Join(err, fmt.Errorf("listen to notices of nftables: %w", again))
+	}
+	return err
+}
+
+// Close ends the listening and the writer's connection.
 func (n *Listener) Close() error {
 	err := n.conn.Close()
 	<-n.done
-	return err
+	return errors.Join(err, n.writer.CloseLasting())
 }
 
 // Disturbed gets a value when somebody else wrote.

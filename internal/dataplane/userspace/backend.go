@@ -69,6 +69,7 @@ type Backend struct {
 	turns    map[port]*turn
 	pods     map[netip.Addr]int                   // backends' addresses, with how often fronts have each
 	sessions map[netip.AddrPort]map[*session]bool // by backend
+	proxies  map[netip.AddrPort]bool              // the sockets of udpProxies
 }
 
 var _ dataplane.Backend = (*Backend)(nil)
@@ -81,7 +82,7 @@ func New(cfg Config) (*Backend, error) {
 	b := &Backend{
 		cfg: cfg, log: cfg.Logger, fresh: map[routing.Key]bool{},
 		fronts: map[routing.Key]*front{}, nodes: map[netip.Addr]bool{},
-		turns: map[port]*turn{}, pods: map[netip.Addr]int{}, sessions: map[netip.AddrPort]map[*session]bool{},
+		turns: map[port]*turn{}, pods: map[netip.Addr]int{}, sessions: map[netip.AddrPort]map[*session]bool{}, proxies: map[netip.AddrPort]bool{},
 	}
 	b.life, b.end = context.WithCancel(context.Background())
 	if err := b.enter(b.open); err != nil {
@@ -475,7 +476,7 @@ func (b *Backend) Close() error {
 		errs = append(errs, b.idle.close())
 	}
 	if b.rules != nil {
-		errs = append(errs, b.rules.close())
+		errs = append(errs, b.rules.Close())
 	}
 	b.group.Wait()
 	return errors.Join(append(errs, b.pipes.close())...)

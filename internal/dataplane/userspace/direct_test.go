@@ -2,6 +2,7 @@ package userspace
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -19,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/types"
 
 	"portico.dev/portico/internal/core/catalog"
@@ -33,15 +35,54 @@ const nobodyEnv = "PORTICO_TEST_NOBODY"
 // limitEnv bounds its descriptors.
 const limitEnv = "PORTICO_TEST_NOFILE"
 
+// readerEnv has a copy verify the process of that number, as the user of verifierEnv.
+const (
+	readerEnv   = "PORTICO_TEST_READER"
+	verifierEnv = "PORTICO_TEST_VERIFIER"
+)
+
 func TestMain(m *testing.M) {
-	if os.Getenv(nobodyEnv) != "" {
-		if err := serveAsNobody(os.Stdin, os.Stdout); err != nil {
+	for variable, is := range map[string]func(io.Reader, io.Writer) error{nobodyEnv: serveAsNobody, readerEnv: verifyAs} {
+		if os.Getenv(variable) == "" {
+			continue
+		}
+		if err := is(os.Stdin, os.Stdout); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
 		return
 	}
 	os.Exit(m.Run())
+}
+
+// become gives up every privilege. The process is as readable as one that never had any
+// (proc(5), PR_SET_DUMPABLE).
+func become(user int) error {
+	if os.Getuid() == user {
+		return nil
+	}
+	return errors.Join(syscall.Setgroups(nil), syscall.Setgid(user), syscall.Setuid(user), unix.Prctl(unix.PR_SET_DUMPABLE, 1, 0, 0, 0))
+}
+
+// verifyAs verifies a state as a user, and answers with the words.
+func verifyAs(in io.Reader, out io.Writer) error {
+	process, err := strconv.Atoi(os.Getenv(readerEnv))
+	user, err2 := strconv.Atoi(os.Getenv(verifierEnv))
+	if err := errors.Join(err, err2); err != nil {
+		return err
+	}
+	if err := become(user); err != nil {
+		return err
+	}
+	var state dataplane.State
+	if err := json.NewDecoder(in).Decode(&state); err != nil {
+		return err
+	}
+	words, err := OpenDirectReader(process).Verify(context.Background(), dataplane.Site{}, state)
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(out).Encode(words)
 }
 
 // nobody is Debian's user without any right.
@@ -55,7 +96,7 @@ func serveAsNobody(in io.Reader, out io.Writer) error {
 			return err
 		}
 	}
-	if err := errors.Join(syscall.Setgroups(nil), syscall.Setgid(nobody), syscall.Setuid(nobody)); err != nil {
+	if err := become(nobody); err != nil {
 		return err
 	}
 	b, err := New(Config{Direct: true, Workloads: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}, Logger: slog.New(slog.NewTextHandler(os.Stderr, nil))})
@@ -311,5 +352,52 @@ func inspectOrdinary(t *testing.T, l *lan, o *ordinary, state dataplane.State) {
 	})
 	if err != nil {
 		t.Error(err)
+	}
+}
+
+// DP-21: the agent's own user verifies it without any privilege and meets what root does;
+// another user is told who may, and not that nothing listens.
+func TestVerifyWithoutPrivilege(t *testing.T) {
+	l := newLAN(t)
+	any4 := netip.IPv4Unspecified()
+	state := dataplane.State{NodeAddresses: nodeAddrs, Frontends: []*routing.Frontend{
+		frontend("web", routing.ClusterIP, netip.MustParseAddr("10.96.0.20"), catalog.TCP, 80),
+		frontend("web", routing.NodePort, any4, catalog.TCP, 30080),
+		frontend("web", routing.NodePort, any4, catalog.UDP, 30080),
+		frontend("low", routing.NodePort, any4, catalog.TCP, 99),
+	}}
+	o := startOrdinary(t, l.node)
+	o.sync(state)
+	verify := func(user int, of *ordinary) ([]string, error) {
+		t.Helper()
+		asked, err := json.Marshal(state)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var answer, complaint bytes.Buffer
+		p := exec.CommandContext(t.Context(), os.Args[0])
+		p.Env = append(os.Environ(), fmt.Sprintf("%s=%d", readerEnv, of.process.Process.Pid), fmt.Sprintf("%s=%d", verifierEnv, user))
+		p.Stdin, p.Stdout, p.Stderr = bytes.NewReader(asked), &answer, &complaint
+		if err := l.node.Do(p.Run); err != nil {
+			return nil, errors.New(complaint.String())
+		}
+		var words []string
+		return words, json.Unmarshal(answer.Bytes(), &words)
+	}
+	for user, name := range map[int]string{0: "root", nobody: "the agent's user"} {
+		if words, err := verify(user, o); err != nil || len(words) != 1 || !strings.Contains(words[0], "TCP 192.0.2.1:99 of default/low: nobody listens") {
+			t.Errorf("%s verifies: %q, %v", name, words, err)
+		}
+	}
+	able := startOrdinary(t, l.node, func(p *exec.Cmd) { // may open low ports: its user sees its files, not what they are
+		p.Path = "/proc/self/exe" // which this user finds by no other path
+		p.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}, AmbientCaps: []uintptr{unix.CAP_NET_BIND_SERVICE}}
+	})
+	able.sync(dataplane.State{})
+	for of, user := range map[*ordinary]int{o: nobody - 1, able: nobody} {
+		want := fmt.Sprintf("only root and the user of process %d see them", of.process.Process.Pid)
+		if words, err := verify(user, of); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("user %d verifies: %q, %v; want %q", user, words, err, want)
+		}
 	}
 }

@@ -1,16 +1,15 @@
 package userspace
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
 	"os/exec"
+	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -19,23 +18,14 @@ import (
 	"portico.dev/portico/internal/core/catalog"
 	"portico.dev/portico/internal/core/routing"
 	"portico.dev/portico/internal/dataplane"
+	"portico.dev/portico/test/journal"
 	"portico.dev/portico/test/rig"
 )
 
 // mute accepts and never answers.
 func mute(t *testing.T) netip.AddrPort {
 	t.Helper()
-	l := listenLoopback(t)
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			t.Cleanup(func() { c.Close() })
-		}
-	}()
-	return addrPort(l.Addr())
+	return serve(t, func(net.Conn) { <-t.Context().Done() })
 }
 
 // full is where connections are neither accepted nor refused: its backlog has all it holds.
@@ -89,19 +79,86 @@ func TestCloseWhileConnecting(t *testing.T) {
 	}
 }
 
+// DP-13: a frontend goes while a datagram for it comes, which waits for its proxy's lock: who
+// closes the socket waits for the datagram, and must not have the lock.
+func TestCloseWhileReceiving(t *testing.T) {
+	b, f := directOnLoopback(t)
+	p, err := b.openUDP(&front{frontend: f, turn: &turn{}}, netip.AddrPortFrom(loopback, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := net.Dial("udp", p.conn.LocalAddr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	over := make(chan struct{})
+	p.mu.Lock() // both wait for it, the end first
+	go func() { p.close(); over <- struct{}{} }()
+	until(t, "the end waits", func() error { return locked("userspace.(*udpProxy).close") })
+	go func() { p.serve(); over <- struct{}{} }()
+	if _, err := client.Write([]byte("?")); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the datagram waits", func() error { return locked("userspace.(*udpProxy).flow") })
+	p.mu.Unlock()
+	for range 2 {
+		select {
+		case <-over:
+		case <-time.After(3 * rig.Patience):
+			t.Fatal("the end and the datagram wait for each other")
+		}
+	}
+	if len(b.proxies) != 0 {
+		t.Errorf("proxies are left: %v", b.proxies)
+	}
+}
+
+// DP-15: frontends and proxies are nobody's clients.
+func TestAnswersItself(t *testing.T) {
+	b, f := directOnLoopback(t)
+	dns := frontend("dns", routing.ExternalIP, loopback, catalog.UDP, 53)
+	node := frontend("dns", routing.NodePort, netip.IPv4Unspecified(), catalog.UDP, 30053)
+	if err := b.Sync(t.Context(), dataplane.State{NodeAddresses: nodeAddrs, Frontends: []*routing.Frontend{f, dns, node}}); err != nil {
+		t.Fatal(err)
+	}
+	p, err := b.openUDP(&front{frontend: dns, turn: &turn{}}, netip.AddrPortFrom(loopback, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := addrPort(p.conn.LocalAddr())
+	for sender, want := range map[netip.AddrPort]bool{
+		netip.AddrPortFrom(loopback, 53): true, netip.AddrPortFrom(nodeAddrs[0], 30053): true, proxy: true,
+		netip.AddrPortFrom(loopback, f.Port): false, netip.AddrPortFrom(loopback, 30053): false, netip.AddrPortFrom(nodeAddrs[0], 53): false,
+	} {
+		if is := b.answersItself(sender); is != want {
+			t.Errorf("%s: %t, want %t", sender, is, want)
+		}
+	}
+	if p.flow(proxy) != nil {
+		t.Error("a proxy is its own client")
+	}
+	p.close()
+	if b.answersItself(proxy) {
+		t.Error("a port is a proxy's when that is closed")
+	}
+}
+
+// locked reports an error unless a goroutine in a function waits for a lock.
+func locked(function string) error {
+	all := make([]byte, 1<<20)
+	for _, one := range strings.Split(string(all[:runtime.Stack(all, true)]), "\n\n") {
+		if strings.Contains(one, "sync.(*Mutex).Lock") && strings.Contains(one, function) {
+			return nil
+		}
+	}
+	return errors.New("it doesn't")
+}
+
+// echo sends back all that connections send.
 func echo(t testing.TB) netip.AddrPort {
 	t.Helper()
-	l := listenLoopback(t)
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() { io.Copy(c, c); c.Close() }() //nolint:errcheck // the client ends it
-		}
-	}()
-	return addrPort(l.Addr())
+	return serve(t, func(c net.Conn) { io.Copy(c, c) }) //nolint:errcheck // the client ends it
 }
 
 // talk sends a word and wants it back.
@@ -196,7 +253,7 @@ func TestManyEndpoints(t *testing.T) {
 // the process has some left, and new clients come in as soon as some are free.
 func TestDescriptorsRunOut(t *testing.T) {
 	l := newLAN(t)
-	log := &logged{}
+	log := &journal.Log{}
 	const limit = 400
 	o := startOrdinary(t, l.node, func(c *exec.Cmd) {
 		c.Env = append(c.Env, fmt.Sprintf("%s=%d", limitEnv, limit))
@@ -274,22 +331,4 @@ func TestFlowsLeaveRoom(t *testing.T) {
 	if r.used != 80 || r.tryAdd() {
 		t.Errorf("TCP has taken up to %d of 80", r.used)
 	}
-}
-
-// logged is a log that two may use.
-type logged struct {
-	mu  sync.Mutex // guards the following
-	all bytes.Buffer
-}
-
-func (l *logged) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.all.Write(b)
-}
-
-func (l *logged) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.all.String()
 }

@@ -81,13 +81,13 @@ func (r *Reader) exists(s *sets) (bool, error) {
 // add reads one family's table.
 func (r *Reader) add(out *dataplane.Contents, s *sets) error {
 	out.Tables = append(out.Tables, s.name())
-	elements := map[*nftables.Set][]nftables.SetElement{}
+	held := plan{}
 	for _, set := range s.all() {
 		all, err := r.conn.GetSetElements(set)
 		if err != nil {
 			return fmt.Errorf("read set %s of %s: %w", set.Name, s.name(), err)
 		}
-		elements[set] = all
+		held[set] = all
 	}
 	own, err := r.door(s)
 	if err != nil {
@@ -102,11 +102,17 @@ func (r *Reader) add(out *dataplane.Contents, s *sets) error {
 		return err
 	}
 	out.Workloads, out.Services = append(out.Workloads, workloads...), append(out.Services, services...)
-	for _, e := range elements[s.nodes] {
+	for _, e := range held[s.nodes] {
 		out.NodeAddresses = append(out.NodeAddresses, addrOf(e.Key))
 	}
+	out.Frontends = append(out.Frontends, s.frontends(held, own, services)...)
+	return nil
+}
+
+// frontends says what the elements of the sets do with packets; own is where they are led to.
+func (s *sets) frontends(held plan, own netip.Addr, services []netip.Prefix) (out []dataplane.Frontend) {
 	ips := map[netip.Addr]bool{}
-	for _, e := range elements[s.ips] {
+	for _, e := range held[s.ips] {
 		ips[addrOf(e.Key)] = true
 	}
 	found := map[routing.Key]*dataplane.Frontend{}
@@ -117,36 +123,32 @@ func (r *Reader) add(out *dataplane.Contents, s *sets) error {
 		}
 		return found[k]
 	}
-	for _, one := range []struct {
-		side
-		way func(*dataplane.Frontend) *dataplane.Way
-	}{
-		{s.inside, func(f *dataplane.Frontend) *dataplane.Way { return &f.Inside }},
-		{s.outside, func(f *dataplane.Frontend) *dataplane.Way { return &f.Outside }},
-	} {
-		for _, e := range elements[one.redirect] {
-			*one.way(of(e.Key)) = dataplane.Way{Proxy: netip.AddrPortFrom(own, binary.BigEndian.Uint16(e.Val))}
+	ways := func(one side, way func(*dataplane.Frontend) *dataplane.Way) {
+		for _, e := range held[one.redirect] {
+			*way(of(e.Key)) = dataplane.Way{Proxy: netip.AddrPortFrom(own, binary.BigEndian.Uint16(e.Val))}
 		}
-		for _, e := range elements[one.refused] {
-			*one.way(of(e.Key)) = dataplane.Way{Action: routing.Reject}
+		for _, e := range held[one.refused] {
+			*way(of(e.Key)) = dataplane.Way{Action: routing.Reject}
 		}
-		for _, e := range elements[one.dropped] {
-			*one.way(of(e.Key)) = dataplane.Way{Action: routing.Drop}
+		for _, e := range held[one.dropped] {
+			*way(of(e.Key)) = dataplane.Way{Action: routing.Drop}
 		}
 	}
-	for _, e := range elements[s.guarded] {
+	ways(s.inside, func(f *dataplane.Frontend) *dataplane.Way { return &f.Inside })
+	ways(s.outside, func(f *dataplane.Frontend) *dataplane.Way { return &f.Outside })
+	for _, e := range held[s.guarded] {
 		of(e.Key).Guarded = true
 	}
-	for _, e := range elements[s.admitted] {
+	for _, e := range held[s.admitted] {
 		n := int(s.addrLen())
 		f := of(e.Key[n:])
 		f.Admitted = append(f.Admitted, prefixOf(addrOf(e.Key[:n]), addrOf(e.KeyEnd[:n])))
 	}
 	for _, f := range found {
 		slices.SortFunc(f.Admitted, netip.Prefix.Compare)
-		out.Frontends = append(out.Frontends, *f)
+		out = append(out, *f)
 	}
-	return nil
+	return out
 }
 
 // kindOf tells what a key is, as far as the tables know.
@@ -247,14 +249,6 @@ func (r *Reader) Verify(ctx context.Context, site dataplane.Site, state dataplan
 	if err != nil {
 		return nil, err
 	}
-	own := [2]netip.Addr{}
-	for _, a := range site.Own {
-		own[family(a)] = a
-	}
-	nodes := map[netip.Addr]bool{}
-	for _, a := range state.NodeAddresses {
-		nodes[a] = true
-	}
 	var words []string
 	for i := range 2 {
 		if name := newSets(i).name(); !slices.Contains(have.Tables, name) {
@@ -264,9 +258,24 @@ func (r *Reader) Verify(ctx context.Context, site dataplane.Site, state dataplan
 	words = append(words, differences("node addresses", spelled(have.NodeAddresses), spelled(state.NodeAddresses))...)
 	words = append(words, differences("ranges of cluster IPs", spelled(have.Services), spelled(state.ServiceRanges))...)
 	words = append(words, differences("ranges of workloads", spelled(have.Workloads), spelled(site.Workloads))...)
+	words = append(words, differing(have.Frontends, site, state, listening)...)
+	slices.Sort(words)
+	return words, nil
+}
+
+// differing says what the frontends lack that a state wants, and have that it doesn't.
+func differing(have []dataplane.Frontend, site dataplane.Site, state dataplane.State, listening map[socket]bool) (words []string) {
+	own := [2]netip.Addr{}
+	for _, a := range site.Own {
+		own[family(a)] = a
+	}
+	nodes := map[netip.Addr]bool{}
+	for _, a := range state.NodeAddresses {
+		nodes[a] = true
+	}
 	found := map[routing.Key]*dataplane.Frontend{}
-	for i := range have.Frontends {
-		found[have.Frontends[i].Key] = &have.Frontends[i]
+	for i := range have {
+		found[have[i].Key] = &have[i]
 	}
 	for _, f := range state.Frontends {
 		is := found[f.Key]
@@ -275,21 +284,19 @@ func (r *Reader) Verify(ctx context.Context, site dataplane.Site, state dataplan
 			words = append(words, fmt.Sprintf("%s of %s: missing", f.Key, f.Service))
 			continue
 		}
-		for side, way := range map[string]struct {
-			is   dataplane.Way
-			want routing.Verdict
-		}{"inside": {is.Inside, f.Verdicts[routing.Workload]}, "outside": {is.Outside, f.Verdicts[routing.Outside]}} {
-			if is, want := described(f.Key, way.is, listening), wanted(f, way.want, own); is != want {
-				words = append(words, fmt.Sprintf("%s of %s, clients %s: %s; wanted: %s", f.Key, f.Service, side, is, want))
+		side := func(name string, way dataplane.Way, verdict routing.Verdict) {
+			if is, want := described(f.Key, way, listening), wanted(f, verdict, own); is != want {
+				words = append(words, fmt.Sprintf("%s of %s, clients %s: %s; wanted: %s", f.Key, f.Service, name, is, want))
 			}
 		}
+		side("inside", is.Inside, f.Verdicts[routing.Workload])
+		side("outside", is.Outside, f.Verdicts[routing.Outside])
 		words = append(words, differences(fmt.Sprintf("%s of %s, who may use it", f.Key, f.Service), spelled(is.Admitted), spelled(sourcesOf(f, nodes)))...)
 	}
 	for key := range found {
 		words = append(words, fmt.Sprintf("%s: superfluous", key))
 	}
-	slices.Sort(words)
-	return words, nil
+	return words
 }
 
 func spelled[T fmt.Stringer](all []T) map[string]bool {

@@ -9,7 +9,6 @@ import (
 	"slices"
 
 	"github.com/google/nftables"
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"portico.dev/portico/internal/core/routing"
@@ -116,30 +115,17 @@ type rules struct {
 	*notices.Listener
 }
 
-// writeBuffer holds a transaction whole: some 200 bytes for each element.
-const writeBuffer = 64 << 20
-
 func openRules(doors [2]door, workloads []netip.Prefix) (*rules, error) {
-	var own uint32
-	conn, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) (err error) {
-		own, err = notices.WriterOf(c)
-		return errors.Join(err, c.SetWriteBuffer(writeBuffer), c.SetReadBuffer(writeBuffer))
-	}))
+	conn, l, err := notices.Open(Table)
 	if err != nil {
-		return nil, fmt.Errorf("open nftables: %w", err)
+		return nil, err
 	}
-	n, err := notices.Listen(Table, own)
-	if err != nil {
-		return nil, errors.Join(err, conn.CloseLasting())
-	}
-	r := &rules{doors: doors, workloads: workloads, conn: conn, held: map[routing.Key]entry{}, ips: map[netip.Addr]int{}, Listener: n}
+	r := &rules{doors: doors, workloads: workloads, conn: conn, held: map[routing.Key]entry{}, ips: map[netip.Addr]int{}, Listener: l}
 	for i := range r.sets {
 		r.sets[i] = newSets(i)
 	}
 	return r, nil
 }
-
-func (r *rules) close() error { return errors.Join(r.Listener.Close(), r.conn.CloseLasting()) }
 
 // replace writes the tables anew, in one transaction.
 func (r *rules) replace(entries []entry, nodes []netip.Addr, services []netip.Prefix) error {

@@ -85,7 +85,8 @@ func parseSocket(line string) (at netip.AddrPort, state, inode uint64, ok bool) 
 }
 
 // DirectReader reads where a process with a Direct data plane listens, and changes
-// nothing. It needs the rights of that process's user.
+// nothing. It needs the rights of that process (proc_pid_fd(5)). What lies behind its
+// sockets it can't see: backends, policies and source ranges.
 type DirectReader struct{ process int }
 
 var _ dataplane.Inspector = (*DirectReader)(nil)
@@ -106,11 +107,14 @@ func (r *DirectReader) sockets() (out []procSocket, err error) {
 	folder := filepath.Join(proc, "fd")
 	files, err := os.ReadDir(folder)
 	if err != nil {
-		return nil, fmt.Errorf("read the sockets of the agent: %w", err)
+		return nil, fmt.Errorf("read the sockets of the agent: %w", r.hidden(err))
 	}
 	for _, f := range files {
 		to, err := os.Readlink(filepath.Join(folder, f.Name()))
 		var inode uint64
+		if errors.Is(err, fs.ErrPermission) { // the folder is this user's, but the process may do more
+			return nil, fmt.Errorf("read the sockets of the agent: %w", r.hidden(err))
+		}
 		if err != nil {
 			continue // it was closed meanwhile
 		}
@@ -122,6 +126,14 @@ func (r *DirectReader) sockets() (out []procSocket, err error) {
 		}
 	}
 	return out, nil
+}
+
+// hidden says who may read what this process may not.
+func (r *DirectReader) hidden(err error) error {
+	if !errors.Is(err, fs.ErrPermission) {
+		return err
+	}
+	return fmt.Errorf("only root and the user of process %d see them, the latter when that process may do no more than it: %w", r.process, err)
 }
 
 // Contents implements dataplane.Inspector. What listens on loopback is not for Services.

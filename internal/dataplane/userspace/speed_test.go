@@ -20,6 +20,19 @@ var loopback = netip.MustParseAddr("127.0.0.1")
 // sink takes all that connections send.
 func sink(t testing.TB) netip.AddrPort {
 	t.Helper()
+	return serve(t, func(c net.Conn) {
+		buf := make([]byte, 256<<10)
+		for {
+			if _, err := c.Read(buf); err != nil {
+				return
+			}
+		}
+	})
+}
+
+// serve answers connections to a port of loopback until the test is over.
+func serve(t testing.TB, answer func(net.Conn)) netip.AddrPort {
+	t.Helper()
 	l := listenLoopback(t)
 	go func() {
 		for {
@@ -29,12 +42,7 @@ func sink(t testing.TB) netip.AddrPort {
 			}
 			go func() {
 				defer c.Close()
-				buf := make([]byte, 256<<10)
-				for {
-					if _, err := c.Read(buf); err != nil {
-						return
-					}
-				}
+				answer(c)
 			}()
 		}
 	}()

@@ -2,6 +2,7 @@ package userspace
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -127,68 +128,76 @@ func (s *sets) table(c *nftables.Conn, d door, workloads, services []netip.Prefi
 	c.AddTable(s.of) // or deleting it would fail where it is missing
 	c.DelTable(s.of)
 	c.AddTable(s.of)
-	chain := func(name string) *nftables.Chain {
-		return c.AddChain(&nftables.Chain{Name: name, Table: s.of})
-	}
-	rule := func(in *nftables.Chain, parts ...[]expr.Any) {
-		var all []expr.Any
-		for _, p := range parts {
-			all = append(all, p...)
-		}
-		c.AddRule(&nftables.Rule{Table: s.of, Chain: in, Exprs: all})
-	}
-	refuse := chain(refuseChain)
-	rule(refuse, protocol(unix.IPPROTO_TCP), []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}})
-	rule(refuse, []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: s.portUnreachable()}})
+	refuse := s.chain(c, refuseChain)
+	s.rule(c, refuse, protocol(unix.IPPROTO_TCP), []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}})
+	s.rule(c, refuse, []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: s.portUnreachable()}})
 	for _, set := range s.all() {
 		_ = c.AddSet(set, nil) // it fails for elements only
 	}
 	for _, one := range []side{s.inside, s.outside} {
-		redirect, refused := chain("redirect-"+one.name), chain("refuse-"+one.name)
-		if d.addr.IsValid() {
-			rule(redirect, s.key(false), has(s.guarded), s.sourceAndKey(), hasNot(s.admitted), verdict(expr.VerdictDrop, ""))
-			rule(redirect, s.key(false), find(one.redirect, regPort), s.toDoor(d))
-			rule(redirect, s.destinationIn(s.nodes), s.key(true), find(one.redirect, regPort), s.toDoor(d))
-		}
-		for _, nodePort := range []bool{false, true} {
-			var here []expr.Any
-			if nodePort {
-				here = s.destinationIn(s.nodes)
-			}
-			rule(refused, here, s.key(nodePort), has(one.refused), verdict(expr.VerdictGoto, refuseChain))
-			rule(refused, here, s.key(nodePort), has(one.dropped), verdict(expr.VerdictDrop, ""))
-		}
-		rule(refused, s.destinationIn(s.ips), verdict(expr.VerdictGoto, refuseChain))
-		for _, p := range services {
-			if family(p.Addr()) == s.i {
-				rule(refused, s.in(p, s.destination()), verdict(expr.VerdictDrop, ""))
-			}
-		}
-	}
-	base := func(name string, kind nftables.ChainType, hook *nftables.ChainHook, priority nftables.ChainPriority) *nftables.Chain {
-		return c.AddChain(&nftables.Chain{Name: name, Table: s.of, Type: kind, Hooknum: hook, Priority: &priority})
+		s.redirects(c, one, d)
+		s.refusals(c, one, services)
 	}
 	const after = -90 // what nobody has translated
-	for _, step := range []struct {
-		prefix   string
-		kind     nftables.ChainType
-		priority nftables.ChainPriority
-	}{{"redirect-", nftables.ChainTypeNAT, *nftables.ChainPriorityNATDest}, {"refuse-", nftables.ChainTypeFilter, after}} {
-		in := base(step.prefix+"prerouting", step.kind, nftables.ChainHookPrerouting, step.priority)
-		out := base(step.prefix+"output", step.kind, nftables.ChainHookOutput, step.priority)
-		if step.kind == nftables.ChainTypeFilter { // an answer to a client that has a Service's address is for no frontend
-			for _, c := range []*nftables.Chain{in, out} {
-				rule(c, answers(), verdict(expr.VerdictAccept, ""))
-			}
-		}
-		for _, p := range workloads {
-			if family(p.Addr()) == s.i {
-				rule(in, s.in(p, s.source()), verdict(expr.VerdictGoto, step.prefix+"inside"))
-			}
-		}
-		rule(in, verdict(expr.VerdictGoto, step.prefix+"outside"))
-		rule(out, verdict(expr.VerdictGoto, step.prefix+"inside"))
+	s.hooks(c, "redirect-", nftables.ChainTypeNAT, *nftables.ChainPriorityNATDest, workloads)
+	s.hooks(c, "refuse-", nftables.ChainTypeFilter, after, workloads)
+}
+
+func (s *sets) chain(c *nftables.Conn, name string) *nftables.Chain {
+	return c.AddChain(&nftables.Chain{Name: name, Table: s.of})
+}
+
+func (s *sets) rule(c *nftables.Conn, in *nftables.Chain, parts ...[]expr.Any) {
+	c.AddRule(&nftables.Rule{Table: s.of, Chain: in, Exprs: slices.Concat(parts...)})
+}
+
+// redirects leads one side's connections to our door, if there is one.
+func (s *sets) redirects(c *nftables.Conn, one side, d door) {
+	redirect := s.chain(c, "redirect-"+one.name)
+	if !d.addr.IsValid() {
+		return
 	}
+	s.rule(c, redirect, s.key(false), has(s.guarded), s.sourceAndKey(), hasNot(s.admitted), verdict(expr.VerdictDrop, ""))
+	s.rule(c, redirect, s.key(false), find(one.redirect, regPort), s.toDoor(d))
+	s.rule(c, redirect, s.destinationIn(s.nodes), s.key(true), find(one.redirect, regPort), s.toDoor(d))
+}
+
+// refusals answers one side's packets that nobody has translated.
+func (s *sets) refusals(c *nftables.Conn, one side, services []netip.Prefix) {
+	refused := s.chain(c, "refuse-"+one.name)
+	for _, nodePort := range []bool{false, true} {
+		var here []expr.Any
+		if nodePort {
+			here = s.destinationIn(s.nodes)
+		}
+		s.rule(c, refused, here, s.key(nodePort), has(one.refused), verdict(expr.VerdictGoto, refuseChain))
+		s.rule(c, refused, here, s.key(nodePort), has(one.dropped), verdict(expr.VerdictDrop, ""))
+	}
+	s.rule(c, refused, s.destinationIn(s.ips), verdict(expr.VerdictGoto, refuseChain))
+	for _, p := range services {
+		if family(p.Addr()) == s.i {
+			s.rule(c, refused, s.in(p, s.destination()), verdict(expr.VerdictDrop, ""))
+		}
+	}
+}
+
+// hooks leads the kernel's packets to the chains of each side, whose names begin with prefix.
+func (s *sets) hooks(c *nftables.Conn, prefix string, kind nftables.ChainType, priority nftables.ChainPriority, workloads []netip.Prefix) {
+	base := func(name string, hook *nftables.ChainHook) *nftables.Chain {
+		return c.AddChain(&nftables.Chain{Name: prefix + name, Table: s.of, Type: kind, Hooknum: hook, Priority: &priority})
+	}
+	in, out := base("prerouting", nftables.ChainHookPrerouting), base("output", nftables.ChainHookOutput)
+	if kind == nftables.ChainTypeFilter { // an answer to a client that has a Service's address is for no frontend
+		s.rule(c, in, answers(), verdict(expr.VerdictAccept, ""))
+		s.rule(c, out, answers(), verdict(expr.VerdictAccept, ""))
+	}
+	for _, p := range workloads {
+		if family(p.Addr()) == s.i {
+			s.rule(c, in, s.in(p, s.source()), verdict(expr.VerdictGoto, prefix+"inside"))
+		}
+	}
+	s.rule(c, in, verdict(expr.VerdictGoto, prefix+"outside"))
+	s.rule(c, out, verdict(expr.VerdictGoto, prefix+"inside"))
 }
 
 // portUnreachable is ICMP's code (RFC 792) or ICMPv6's (RFC 4443).

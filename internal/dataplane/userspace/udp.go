@@ -59,7 +59,21 @@ func (b *Backend) openUDP(f *front, at netip.AddrPort) (*udpProxy, error) {
 		p.conn, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(at))
 		return err
 	})
+	if err == nil {
+		b.mu.Lock()
+		b.proxies[addrPort(p.conn.LocalAddr())] = true
+		b.mu.Unlock()
+	}
 	return p, err
+}
+
+// answersItself tells whether a datagram's sender is a frontend or a proxy of ours. That is
+// nobody's client: the answers of the two would go to and fro for ever (DP-15).
+func (b *Backend) answersItself(sender netip.AddrPort) bool {
+	b.mu.Lock()
+	proxy := b.proxies[sender]
+	b.mu.Unlock()
+	return proxy || b.find(sender, protocolUDP) != nil
 }
 
 // serve takes what clients send until the socket is closed.
@@ -120,6 +134,9 @@ func (p *udpProxy) flow(client netip.AddrPort) *flow {
 	defer p.mu.Unlock()
 	if f := p.flows[client]; f != nil || p.over {
 		return f
+	}
+	if p.backend.answersItself(client) {
+		return nil
 	}
 	choices := p.backend.choices(p.front, client.Addr())
 	if len(choices) == 0 {
@@ -272,11 +289,14 @@ func (p *udpProxy) review() {
 
 func (p *udpProxy) close() {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.over = true
-	_ = p.conn.Close()
 	for client, f := range p.flows {
 		delete(p.flows, client)
 		f.close(p.backend)
 	}
+	p.mu.Unlock()
+	p.backend.mu.Lock()
+	delete(p.backend.proxies, addrPort(p.conn.LocalAddr()))
+	p.backend.mu.Unlock()
+	_ = p.conn.Close() // it waits for the datagram that serve is at, which needs mu
 }

@@ -1,4 +1,5 @@
-// Command build makes the test guest's image: `make guest` runs it.
+// Command build makes the test guest's image: `make guest` runs it. With -program it makes a
+// guest that runs that program and ends, as a kernel and an initramfs.
 package main
 
 import (
@@ -8,6 +9,8 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
+	"strings"
 
 	"portico.dev/portico/test/guest"
 )
@@ -24,6 +27,18 @@ func main() {
 func build(ctx context.Context) error {
 	out := flag.String("o", "", "write the OCI archive to this `file`; without it, print where it is in the cache")
 	cache := flag.String("cache", "", "the `folder` for downloads and results (default .cache/guest in the source tree)")
+	suite := guest.Suite{}
+	flag.StringVar(&suite.Program, "program", "", "make a guest that runs this static `executable`, in the folder -o")
+	list := func(into *[]string, name, usage string) {
+		flag.Func(name, usage+", separated by commas", func(s string) error {
+			*into = strings.FieldsFunc(s, func(r rune) bool { return r == ',' })
+			return nil
+		})
+	}
+	list(&suite.Args, "args", "the program's `arguments`")
+	list(&suite.Modules, "modules", "the kernel's `modules` that it needs")
+	list(&suite.Tools, "tools", "`programs` that it runs")
+	list(&suite.Files, "files", "`files` and folders that it finds at the same paths")
 	flag.Parse()
 	if *cache == "" {
 		dir, err := guest.CacheDir(ctx)
@@ -32,9 +47,17 @@ func build(ctx context.Context) error {
 		}
 		*cache = dir
 	}
-	made, err := guest.Build(ctx, guest.Options{Cache: *cache, Logf: func(format string, args ...any) {
+	options := guest.Options{Cache: *cache, Logf: func(format string, args ...any) {
 		fmt.Fprintf(os.Stderr, format+"\n", args...)
-	}})
+	}}
+	if suite.Program != "" {
+		made, err := guest.BuildSuite(ctx, options, suite, *out)
+		if err != nil {
+			return err
+		}
+		return copyFile(made.Kernel, filepath.Join(*out, "vmlinuz"))
+	}
+	made, err := guest.Build(ctx, options)
 	if err != nil {
 		return err
 	}
