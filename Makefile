@@ -86,8 +86,10 @@ bench-api-profile: build ## Profiles of our API server under the same load, into
 
 .PHONY: bench-dataplane
 bench-dataplane: deps build $(if $(filter short,$(BENCH)),,$(PEERS)/kube-proxy) ## Compare with kube-proxy, as root; BENCH=short: few Services, ours only
-	@cd bench && go build -o ../.cache/bench-dataplane ./dataplane
-	@.cache/bench-dataplane -portico bin/portico $(if $(filter short,$(BENCH)),-short,-out bench/out/dataplane.json -kube-proxy $(PEERS)/kube-proxy) $(BENCHFLAGS)
+	@cd bench && CGO_ENABLED=0 go build -o ../.cache/bench-dataplane ./dataplane
+	@go build -o .cache/build-guest ./test/guest/build
+	@.cache/bench-dataplane -portico bin/portico $(if $(filter short,$(BENCH)),-short,-out bench/out/dataplane.json -kube-proxy $(PEERS)/kube-proxy \
+		-guest-builder .cache/build-guest) $(BENCHFLAGS)
 
 COREDNS_VERSION := $(shell sed -n 's|^require github.com/coredns/coredns \(v[0-9.]*\)$$|\1|p;s|^\tgithub.com/coredns/coredns \(v[0-9.]*\)$$|\1|p' bench/coredns/go.mod)
 COREDNS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/portico-bench/coredns-$(COREDNS_VERSION)/coredns

@@ -24,6 +24,7 @@ type contender struct {
 	most   int    // Services that it is given
 	only   int    // not 0: the one number of Services at which it is measured
 	traced bool   // it writes to the kernel itself, which can be traced
+	pace   pace
 	// prepare makes what must be in the API before a start.
 	prepare func(*apiclient.Client, *site) error
 	argv    func(*world, *site) []string
@@ -58,7 +59,7 @@ type environment func(*world) []string
 // ours is our agent in one mode.
 func (p *plan) ours(name, mode string, in environment) contender {
 	return contender{
-		name: name, most: maxServices,
+		name: name, most: maxServices, pace: native,
 		prepare: func(*apiclient.Client, *site) error { return nil }, // it makes its Node itself
 		argv: func(w *world, s *site) []string {
 			return in.before(
@@ -72,7 +73,7 @@ func (p *plan) ours(name, mode string, in environment) contender {
 // peer is kube-proxy in one mode.
 func (p *plan) peer(name, mode string, in environment) contender {
 	return contender{
-		name: name, peer: true, most: p.peerMost, prepare: prepareNode,
+		name: name, peer: true, most: p.peerMost, pace: native, prepare: prepareNode,
 		argv: func(w *world, s *site) []string {
 			return in.before(
 				w, p.kubeproxy, "--kubeconfig="+w.config, "--proxy-mode="+mode, "--hostname-override="+s.name, "--cluster-cidr="+clusterRange.String(),

@@ -108,8 +108,8 @@ func (s *site) knock() (stop func()) {
 		_ = s.client.Do(func() error {
 			to := target(doorIP, servicePort)
 			for !over.Load() {
-				_ = tryDoor(&to, tryTimeout) // a door that nobody opens is a change that is never seen
-				pause(knockPause)
+				_ = tryDoor(&to, s.pace.timeout) // a door that nobody opens is a change that is never seen
+				pause(max(knockPause, s.pace.between-tryPause))
 			}
 			return nil
 		})

@@ -36,13 +36,16 @@ const (
 
 	partIptables  = "iptables"  // starts, changes and memory in that mode
 	partUserspace = "userspace" // starts, changes and what it carries
+	partIpvs      = "ipvs"      // starts and changes in that mode, in guests
 )
 
-var parts = []string{partCRR, partProgram, partLatency, partMemory, partRestart, partIptables, partUserspace}
+var parts = []string{partCRR, partProgram, partLatency, partMemory, partRestart, partIptables, partUserspace, partIpvs}
 
 // plan is what is measured, and how often.
 type plan struct {
 	portico, kubeproxy string // binaries; no peer without the latter
+	guestBuilder       string // a program that makes guests; none: no ipvs
+	guestImage         string // what it made
 	out, dir           string
 	only               []string
 	modes              []string // of the peer
@@ -67,6 +70,9 @@ func run(ctx context.Context, args []string) error {
 	if len(args) == 3 && args[0] == plainCommand {
 		return plainProxy(args[1], args[2])
 	}
+	if len(args) == 1 && args[0] == guestCommand {
+		return guest()
+	}
 	if len(args) > 0 && args[0] == insideCommand {
 		p, err := parse(args[1:])
 		if err != nil {
@@ -74,7 +80,8 @@ func run(ctx context.Context, args []string) error {
 		}
 		return p.run(ctx)
 	}
-	if _, err := parse(args); err != nil {
+	p, err := parse(args)
+	if err != nil {
 		return err
 	}
 	if os.Geteuid() != 0 {
@@ -83,6 +90,17 @@ func run(ctx context.Context, args []string) error {
 	self, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find this program: %w", err)
+	}
+	if p.guestBuilder != "" && p.does(partIpvs) { // here, where there is a way to Debian's packages
+		image, err := os.MkdirTemp(p.dir, "portico-guest-")
+		if err != nil {
+			return fmt.Errorf("make the guest's folder: %w", err)
+		}
+		defer os.RemoveAll(image)
+		if err := p.buildGuest(ctx, image); err != nil {
+			return err
+		}
+		args = append(args, "-guest-image", image)
 	}
 	cmd := exec.CommandContext(ctx, self, append([]string{insideCommand}, args...)...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
@@ -102,6 +120,8 @@ func parse(args []string) (*plan, error) {
 	f.StringVar(&p.kubeproxy, "kube-proxy", "", "the peer; none: only ours and plain routing are measured")
 	f.StringVar(&p.out, "out", "", "file for the figures, in JSON")
 	f.StringVar(&p.dir, "dir", os.TempDir(), "where the servers' folders are made")
+	f.StringVar(&p.guestBuilder, "guest-builder", "", "a program that makes guests; none: the ipvs mode is left out")
+	f.StringVar(&p.guestImage, "guest-image", "", "what it made, for this program alone")
 	only := f.String("only", strings.Join(parts, ","), "parts to measure")
 	modes := f.String("modes", "nftables,iptables", "modes of the peer")
 	sizes := f.String("services", "10,1000,10000,30000", "how many Services, growing")

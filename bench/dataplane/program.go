@@ -21,6 +21,14 @@ const (
 	samples = 64
 )
 
+// pace is how doors are tried.
+type pace struct {
+	timeout, between time.Duration
+	patience         time.Duration // for a start
+}
+
+var native = pace{timeout: tryTimeout, between: tryPause, patience: patience}
+
 // programTime is how long it took to program all.
 type programTime struct {
 	wall time.Duration
@@ -30,7 +38,7 @@ type programTime struct {
 // programmed waits until connections to each of the first size Services succeed, and
 // tells when the last of those did that failed before. The contender has just started.
 func (r *running) programmed(ctx context.Context, size int) (out programTime, err error) {
-	deadline := time.Now().Add(patience)
+	deadline := time.Now().Add(r.contender.pace.patience)
 	mark := func() (err error) {
 		out.wall = time.Since(r.began)
 		out.used, err = r.Times()
@@ -39,7 +47,7 @@ func (r *running) programmed(ctx context.Context, size int) (out programTime, er
 	await := func(i int, first bool) error {
 		to := target(clusterIP(i), servicePort)
 		for failed := first; ; failed = true {
-			err := tryDoor(&to, tryTimeout)
+			err := tryDoor(&to, r.contender.pace.timeout)
 			if err == nil {
 				if failed {
 					return mark()
@@ -54,7 +62,7 @@ func (r *running) programmed(ctx context.Context, size int) (out programTime, er
 			case !waits(err):
 				return fmt.Errorf("connect to Service %d: %w", i, err)
 			}
-			pause(tryPause)
+			pause(r.contender.pace.between)
 		}
 	}
 	err = r.site.client.Do(func() error {

@@ -123,6 +123,12 @@ var goals = []goal{
 	{"userspace_plain_proxy_gbits", 1.25, "userspace_gbits"}, // ours has 80 % of a plain proxy's
 	{"userspace_cluster_ip_plain_proxy_gbits", 1.25, "userspace_cluster_ip_gbits"},
 	{"userspace_idle_50k_mb", 400, ""},
+	{"ipvs_program_1k_seconds", 0.5, "kubeproxy_ipvs_program_1k_seconds"},
+	{"ipvs_program_10k_seconds", 0.5, "kubeproxy_ipvs_program_10k_seconds"},
+	{"ipvs_api_to_packet_p50_ms_1k", 0.25, "kubeproxy_ipvs_api_to_packet_p50_ms_1k"},
+	{"ipvs_api_to_packet_p50_ms_1k_churn", 0.25, "kubeproxy_ipvs_api_to_packet_p50_ms_1k_churn"},
+	{"ipvs_api_to_packet_p50_ms_10k", 0.25, "kubeproxy_ipvs_api_to_packet_p50_ms_10k"},
+	{"ipvs_api_to_packet_p50_ms_10k_churn", 0.25, "kubeproxy_ipvs_api_to_packet_p50_ms_10k_churn"},
 	{"iptables_legacy_program_1k_seconds", 0.5, "kubeproxy_iptables_legacy_program_1k_seconds"},
 	{"iptables_legacy_program_10k_seconds", 0.5, "kubeproxy_iptables_legacy_program_10k_seconds"},
 	{"iptables_nft_program_1k_seconds", 0.5, "kubeproxy_iptables_nft_program_1k_seconds"},

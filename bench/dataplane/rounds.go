@@ -63,6 +63,7 @@ func (p *plan) measure(ctx context.Context, w *world, size int, into *results) e
 		{"restarts", size == restartAt && p.does(partRestart), p.restart},
 		{"connections", p.does(partCRR), p.crr},
 		{"iptables", latency && p.does(partIptables) && slices.Contains(p.modes, modeIptables), p.inIptables},
+		{"ipvs", latency && p.does(partIpvs) && p.guestImage != "", p.inIpvs},
 		{"userspace", latency && p.does(partUserspace), p.inUserspace},
 	} {
 		if !step.want {

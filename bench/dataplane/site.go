@@ -54,13 +54,18 @@ type site struct {
 	number                int // no other site of this run has it
 	client, node, backend *network.Host
 	address               netip.Addr // of the node, towards the API
+	pace                  pace
 	server                *server
 	doors                 *doors
 }
 
+// Ports of closed connections are soon used again, and the kernel's memory of flows doesn't
+// fill up: tens of thousands of connections a second are made.
+var clientSysctls = map[string]string{"ipv4/ip_local_port_range": "1024 65535", "ipv4/tcp_tw_reuse": "1"}
+
 // newSite makes one. The name is that of its node in the API.
 func (h *hub) newSite(name string) (s *site, err error) {
-	s = &site{name: name}
+	s = &site{name: name, pace: native}
 	defer func() {
 		if err != nil {
 			s.close()
@@ -72,9 +77,7 @@ func (h *hub) newSite(name string) (s *site, err error) {
 	block := netip.AddrFrom4([4]byte{198, 18, byte(h.sites >> 6), byte(h.sites << 2)}) // a /30 for each
 	outer := block.Next()
 	s.address = outer.Next()
-	// Ports of closed connections are soon used again, and the kernel's memory of
-	// flows doesn't fill up: tens of thousands of connections a second are made.
-	if s.client, err = network.NewHost(map[string]string{"ipv4/ip_local_port_range": "1024 65535", "ipv4/tcp_tw_reuse": "1"}); err != nil {
+	if s.client, err = network.NewHost(clientSysctls); err != nil {
 		return nil, err
 	}
 	if s.node, err = network.NewHost(map[string]string{"ipv4/ip_forward": "1", "netfilter/nf_conntrack_tcp_timeout_time_wait": "5"}); err != nil {
@@ -86,11 +89,16 @@ func (h *hub) newSite(name string) (s *site, err error) {
 	if err := s.lay(h, outer); err != nil {
 		return nil, err
 	}
+	return s, s.open()
+}
+
+// open has the backends listen.
+func (s *site) open() (err error) {
 	if s.server, err = serve(s.backend); err != nil {
-		return nil, err
+		return err
 	}
 	s.doors, err = openDoors(s.backend)
-	return s, err
+	return err
 }
 
 // lay wires the site and lays its routes.
@@ -114,6 +122,22 @@ func (s *site) lay(h *hub, outer netip.Addr) error {
 		{s.node, everywhere, toHub, outer},
 		{s.node, single(clientAddr), toClient, netip.Addr{}},
 		{s.node, backendRange, toBackend, backendAddr.Addr()},
+	} {
+		if err := network.Route(r.on.Links, r.to, r.link, r.via); err != nil {
+			return err
+		}
+	}
+	return s.layEnds()
+}
+
+// layEnds lays the routes of the client and of the backends.
+func (s *site) layEnds() error {
+	for _, r := range []struct {
+		on   *network.Host
+		to   netip.Prefix
+		link string
+		via  netip.Addr
+	}{
 		{s.client, everywhere, "eth0", nodeToClient.Addr()},
 		{s.backend, everywhere, "eth0", nodeToBackend.Addr()},
 	} {

@@ -138,6 +138,28 @@ func Wire(a *netlink.Handle, aName string, aAddr netip.Prefix, b *Host, bName st
 	return nil
 }
 
+// Move gives a link of ours to a namespace, under another name and with an address, and
+// brings it up.
+func Move(from *netlink.Handle, name string, to *Host, as string, addr netip.Prefix) error {
+	l, err := from.LinkByName(name)
+	if err == nil {
+		err = from.LinkSetNsFd(l, int(to.ns))
+	}
+	if err == nil {
+		l, err = to.Links.LinkByName(name)
+	}
+	if err == nil {
+		err = to.Links.LinkSetName(l, as)
+	}
+	if err != nil {
+		return fmt.Errorf("move %s: %w", name, err)
+	}
+	if err := Address(to.Links, as, addr); err != nil {
+		return err
+	}
+	return Up(to.Links, as)
+}
+
 // Address gives a link an address.
 func Address(links *netlink.Handle, name string, p netip.Prefix) error {
 	l, err := links.LinkByName(name)
