@@ -188,13 +188,16 @@ func ratios(medians map[string]float64) map[string]float64 {
 }
 
 // write saves the medians, flat, so that a line of shell can read one, and prints what
-// the goals say.
+// the goals say. What a run of some parts (-only) doesn't measure stays in the file.
 func (r *results) write(out string) error {
 	medians := r.medians()
+	run := map[string]any{
+		"time": r.begin.UTC().Format(time.RFC3339), "took_seconds": figure.Round(time.Since(r.begin).Seconds()), "services": r.plan.sizes,
+		"connections_each_round": r.plan.connections, "rounds_crr": r.plan.crrRounds, "rounds_program": r.plan.programRounds,
+	}
 	values := map[string]any{
-		"time": r.begin.UTC().Format(time.RFC3339), "took_seconds": figure.Round(time.Since(r.begin).Seconds()), "processors": runtime.NumCPU(),
-		"kernel": kernelVersion(), "services": r.plan.sizes, "endpoints_each": endpointsEach, "connections_each_round": r.plan.connections,
-		"rounds_crr": r.plan.crrRounds, "rounds_program": r.plan.programRounds, "ratio": ratios(medians),
+		"processors": runtime.NumCPU(), "kernel": kernelVersion(), "endpoints_each": endpointsEach, "ratio": ratios(medians),
+		"runs": map[string]any{strings.Join(r.plan.only, ","): run},
 	}
 	spread := map[string][2]float64{}
 	for name, value := range medians {
@@ -218,7 +221,7 @@ func (r *results) write(out string) error {
 	if len(r.notes) > 0 {
 		values["notes"] = r.notes
 	}
-	raw, err := figure.Write(out, values)
+	raw, err := figure.Merge(out, values)
 	if err != nil {
 		return err
 	}
