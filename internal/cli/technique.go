@@ -14,6 +14,7 @@ import (
 	"portico.dev/portico/internal/dataplane/iptables"
 	"portico.dev/portico/internal/dataplane/ipvs"
 	"portico.dev/portico/internal/dataplane/nftables"
+	"portico.dev/portico/internal/dataplane/tracked"
 	"portico.dev/portico/internal/dataplane/userspace"
 )
 
@@ -60,8 +61,8 @@ const translated = "those that it translated go on until conntrack forgets them"
 func techniques() []technique {
 	return []technique{
 		{nftablesName, nftables.Missing, openNftables, func() ([]string, error) { return tablesOf(nftables.Table) }, removeNftables, countNftables, translated, inspectNftables},
-		{iptablesName, iptables.Missing, openIptables, func() ([]string, error) { return iptables.Remains(context.Background()) }, removeIptables, nil, translated, inspectIptables},
-		{ipvsName, missingIPVS, openIPVS, ipvs.Remains, ipvs.Remove, nil, "those that virtual servers carried end", inspectIPVS},
+		{iptablesName, iptables.Missing, openIptables, func() ([]string, error) { return iptables.Remains(context.Background()) }, removeIptables, tracked.OpenUse, translated, inspectIptables},
+		{ipvsName, missingIPVS, openIPVS, ipvs.Remains, ipvs.Remove, tracked.OpenUse, "those that virtual servers carried end", inspectIPVS},
 		{userspaceName, func() error { return nil }, openUserspace, func() ([]string, error) { return tablesOf(userspace.Table) }, removeUserspace, nil, "those that it carried ended with its program", inspectUserspace},
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"portico.dev/portico/internal/dataplane"
+	"portico.dev/portico/internal/dataplane/tracked"
 )
 
 // counted has a rule count the packets that reach its verdict, which refuses them for
@@ -117,10 +118,6 @@ func (r *Reader) Counts() (dataplane.Counts, error) {
 	if err != nil {
 		return out, err
 	}
-	use, err := r.flows.StatsGlobal()
-	if err != nil {
-		return out, fmt.Errorf("ask conntrack for its number of entries: %w", err)
-	}
-	out.Connections, out.MaxConnections = uint64(use.Entries), uint64(use.MaxEntries)
-	return out, nil
+	out.Connections, out.MaxConnections, err = tracked.Use(r.flows)
+	return out, err
 }
