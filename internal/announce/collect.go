@@ -1,7 +1,6 @@
 package announce
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -191,7 +190,7 @@ func (c *Collector) input() (announcing.Input, bool) {
 		}
 	}
 	slices.SortFunc(in.Services, func(a, b announcing.Service) int {
-		return cmp.Or(cmp.Compare(a.Name.Namespace, b.Name.Namespace), cmp.Compare(a.Name.Name, b.Name.Name))
+		return announcing.CompareNames(a.Name, b.Name)
 	})
 	return in, true
 }

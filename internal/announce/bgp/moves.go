@@ -173,7 +173,7 @@ func (m *moves) tell(is *sight, now time.Time) []Event {
 		out = append(out, m.tellSession(is, name, now)...)
 	}
 	maps.DeleteFunc(m.sessions, func(name string, _ *toldSession) bool { return is.peers[name] == nil && !is.leaving })
-	for _, name := range slices.SortedFunc(maps.Keys(is.subjects.services), compareNames) {
+	for _, name := range slices.SortedFunc(maps.Keys(is.subjects.services), announcing.CompareNames) {
 		out = append(out, m.tellService(is, name, now)...)
 	}
 	maps.DeleteFunc(m.services, func(name types.NamespacedName, _ *toldService) bool {
@@ -181,10 +181,6 @@ func (m *moves) tell(is *sight, now time.Time) []Event {
 		return !there
 	})
 	return out
-}
-
-func compareNames(a, b types.NamespacedName) int {
-	return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
 }
 
 // count counts the routes that came and went.

@@ -1,11 +1,13 @@
 package announcing
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 
 	"portico.dev/portico/internal/core/catalog"
 	"portico.dev/portico/internal/core/metallb"
@@ -85,4 +87,9 @@ func ForPool(names []string, selectors []metav1.LabelSelector, pool *metallb.IPA
 		return true
 	}
 	return slices.Contains(names, pool.Name) || len(selectors) > 0 && Matches(selectors, pool.Labels)
+}
+
+// CompareNames is the order of Services: by namespace, then by name.
+func CompareNames(a, b types.NamespacedName) int {
+	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 }
