@@ -24,27 +24,29 @@ const leftoversAgain = time.Minute
 // all of a node that is gone, and of a dead one what another node says as well. A node
 // that only the API took for dead writes its own again.
 func (c *controller) removeLeftovers(ctx context.Context) error {
-	alive, known := map[string]bool{}, map[string]bool{}
-	for _, obj := range c.nodes.List() {
-		n := obj.(*corev1.Node)
-		name := core.LabelValue(n.Name)
-		known[name], alive[name] = true, !isDead(n)
-	}
-	again := false
+	said := map[schema.GroupVersionResource][]unstructured.Unstructured{}
 	for _, resource := range []schema.GroupVersionResource{metallb.ServiceL2Statuses, metallb.ServiceBGPStatuses, metallb.ConfigurationStates} {
-		label := core.NodeLabel(resource.Resource)
-		list, err := c.Dynamic.Resource(resource).Namespace(core.Namespace).List(ctx, metav1.ListOptions{LabelSelector: label})
+		list, err := c.Dynamic.Resource(resource).Namespace(core.Namespace).List(ctx, metav1.ListOptions{LabelSelector: core.NodeLabel(resource.Resource)})
 		if err != nil {
 			return fmt.Errorf("list %s: %w", resource.Resource, err)
 		}
+		said[resource] = list.Items
+	}
+	alive, known, err := c.presentNodes(ctx)
+	if err != nil {
+		return err
+	}
+	again := false
+	for resource, objects := range said {
+		label := core.NodeLabel(resource.Resource)
 		elsewhere := map[types.NamespacedName]bool{} // a living node announces the Service
-		for i := range list.Items {
-			if o := &list.Items[i]; alive[o.GetLabels()[label]] {
+		for i := range objects {
+			if o := &objects[i]; alive[o.GetLabels()[label]] {
 				elsewhere[serviceOf(o)] = true
 			}
 		}
-		for i := range list.Items {
-			o := &list.Items[i]
+		for i := range objects {
+			o := &objects[i]
 			node := o.GetLabels()[label]
 			switch {
 			case alive[node]:
@@ -61,6 +63,22 @@ func (c *controller) removeLeftovers(ctx context.Context) error {
 		c.queue.AddAfter(leftovers, leftoversAgain)
 	}
 	return nil
+}
+
+// presentNodes asks the API which nodes there are, by the value of their label. The cache
+// may not have a new Node yet whose objects were listed already.
+func (c *controller) presentNodes(ctx context.Context) (alive, known map[string]bool, err error) {
+	nodes, err := c.Client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, nil, fmt.Errorf("list nodes: %w", err)
+	}
+	alive, known = map[string]bool{}, map[string]bool{}
+	for i := range nodes.Items {
+		n := &nodes.Items[i]
+		name := core.LabelValue(n.Name)
+		known[name], alive[name] = true, !isDead(n)
+	}
+	return alive, known, nil
 }
 
 // isDead tells whether a node hasn't been heard from: its Ready condition is Unknown then.
