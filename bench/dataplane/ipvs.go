@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"portico.dev/portico/bench/apiclient"
+	"portico.dev/portico/bench/figure"
 	"portico.dev/portico/bench/network"
 	"portico.dev/portico/bench/process"
 )
@@ -22,12 +23,7 @@ import (
 // Debian's kernel, whose processor is emulated where /dev/kvm doesn't do: the client, the
 // backends, the API and who changes its objects stay outside, on real processors.
 
-const (
-	modeIpvs = "ipvs"
-	// ipvsPeerMost is how many Services the peer is given: it runs the program ipset once
-	// for each of them, which lasts with an emulated processor.
-	ipvsPeerMost = 1000
-)
+const modeIpvs = "ipvs"
 
 // inGuest is the patience with an emulated processor: each try of a door costs it what a
 // hundred would cost a real one.
@@ -81,7 +77,7 @@ func (p *plan) ipvsContenders() (out []contender) {
 		inside := *p
 		inside.kubeproxy = toolInGuest(p.kubeproxy)
 		peer := inside.peer("kubeproxy-ipvs", modeIpvs, nil)
-		peer.prefix, peer.most = "kubeproxy_ipvs_", min(peer.most, ipvsPeerMost)
+		peer.prefix, peer.most = "kubeproxy_ipvs_", min(peer.most, p.ipvsPeerMost)
 		out = append(out, peer)
 	}
 	for i := range out {
@@ -134,6 +130,10 @@ func (p *plan) asGuest(ctx context.Context, w *world, c contender, size int, las
 		most, between = most*slowTimes, longPause
 	}
 	rest, err := p.change(ctx, w, r.site, p.changes, between, most)
+	if c.peer && errors.Is(err, errUnseen) {
+		into.put(c.prefix+"api_to_packet_least_ms_"+short(size), figure.Milliseconds(r.site.pace.patience))
+		return nil
+	}
 	if err != nil {
 		return err
 	}

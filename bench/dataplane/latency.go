@@ -208,10 +208,10 @@ func (p *plan) change(ctx context.Context, w *world, s *site, n int, between, mo
 		}
 		used = time.Now()
 		var packet, event time.Time
-		if err := await(ctx, came, func(t time.Time) { packet = t }); err != nil {
+		if err := s.await(ctx, came, func(t time.Time) { packet = t }); err != nil {
 			return out, err
 		}
-		if err := await(ctx, watch.events, func(t time.Time) { event = t }); err != nil {
+		if err := s.await(ctx, watch.events, func(t time.Time) { event = t }); err != nil {
 			return out, err
 		}
 		// The agent may have had the event before our watcher did.
@@ -220,15 +220,18 @@ func (p *plan) change(ctx context.Context, w *world, s *site, n int, between, mo
 	return out, nil
 }
 
-func await(ctx context.Context, c <-chan time.Time, take func(time.Time)) error {
+// errUnseen says that a change didn't come to the packets in all the time that there is.
+var errUnseen = errors.New("a change didn't come to the packets")
+
+func (s *site) await(ctx context.Context, c <-chan time.Time, take func(time.Time)) error {
 	select {
 	case t := <-c:
 		take(t)
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
-	case <-time.After(patience):
-		return fmt.Errorf("a change didn't come to the packets within %v", patience)
+	case <-time.After(s.pace.patience):
+		return fmt.Errorf("%w within %v", errUnseen, s.pace.patience)
 	}
 }
 

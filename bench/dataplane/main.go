@@ -52,6 +52,7 @@ type plan struct {
 	sizes              []int    // how many Services
 	latencySizes       []int    // those of sizes at which starts, changes and memory are measured
 	peerMost           int      // Services that the peer is given
+	ipvsPeerMost       int      // in a guest
 	iptablesAt         int      // the one size at which other parts measure the iptables mode
 	iptables           bool     // this is the part that measures all in the iptables mode
 
@@ -121,6 +122,7 @@ func parse(args []string) (*plan, error) {
 	f.StringVar(&p.out, "out", "", "file for the figures, in JSON")
 	f.StringVar(&p.dir, "dir", os.TempDir(), "where the servers' folders are made")
 	f.StringVar(&p.guestBuilder, "guest-builder", "", "a program that makes guests; none: the ipvs mode is left out")
+	f.IntVar(&p.ipvsPeerMost, "ipvs-peer-most", 1000, "how many Services the peer is given in a guest: with an emulated processor it takes minutes for each change among 10,000")
 	f.StringVar(&p.guestImage, "guest-image", "", "what it made, for this program alone")
 	only := f.String("only", strings.Join(parts, ","), "parts to measure")
 	modes := f.String("modes", "nftables,iptables", "modes of the peer")

@@ -24,7 +24,7 @@ const (
 // pace is how doors are tried.
 type pace struct {
 	timeout, between time.Duration
-	patience         time.Duration // for a start
+	patience         time.Duration // for a start, and for a change
 }
 
 var native = pace{timeout: tryTimeout, between: tryPause, patience: patience}

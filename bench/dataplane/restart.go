@@ -67,7 +67,7 @@ func (w *world) restartOnce(ctx context.Context, r *running) (*running, time.Dur
 	stop := r.site.knock()
 	defer stop()
 	var took time.Duration
-	err = await(ctx, came, func(t time.Time) { took = t.Sub(next.began) })
+	err = r.site.await(ctx, came, func(t time.Time) { took = t.Sub(next.began) })
 	return next, took, err
 }
 
