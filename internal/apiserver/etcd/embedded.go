@@ -57,16 +57,22 @@ type Embedded struct {
 	clients []*kubernetes.Client
 }
 
+// progressEvery is how often a watch without events is told how far the store is, well within
+// historyKept: at a revision that is compacted neither can it begin again, nor can the library
+// compare a watch cache with the store.
+const progressEvery = time.Minute
+
 // settings are those that tests make small.
 type settings struct {
-	quota       int64
-	commitEvery time.Duration
+	quota         int64
+	commitEvery   time.Duration
+	progressEvery time.Duration // of all stores of a process; 0: as it is
 }
 
 // StartEmbedded opens (or makes) the store in dir and waits until it can serve.
 // The folder belongs to this process alone while it is open.
 func StartEmbedded(ctx context.Context, dir string, logger *slog.Logger) (*Embedded, error) {
-	return startEmbedded(ctx, dir, logger, settings{quota: quotaBytes, commitEvery: commitEvery})
+	return startEmbedded(ctx, dir, logger, settings{quota: quotaBytes, commitEvery: commitEvery, progressEvery: progressEvery})
 }
 
 func startEmbedded(ctx context.Context, dir string, logger *slog.Logger, set settings) (*Embedded, error) {
@@ -98,6 +104,7 @@ func startEmbedded(ctx context.Context, dir string, logger *slog.Logger, set set
 	// member has none; a snapshot, which shortens the log, is some small writes.
 	cfg.SnapshotCount, cfg.SnapshotCatchUpEntries = snapshotCount, 1
 	cfg.BackendBatchInterval, cfg.BackendBatchLimit = set.commitEvery, commitOps
+	cfg.WatchProgressNotifyInterval = set.progressEvery
 	// One member elects itself; the defaults make it wait a second for others.
 	cfg.TickMs, cfg.ElectionMs = 10, 100
 	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.New(slogCore{logger.With("part", "etcd")}))

@@ -68,24 +68,8 @@ func TestHistoryIsBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer e.Close()
-	codec := scheme.Codecs.CodecForVersions(scheme.Codecs.LegacyCodec(corev1.SchemeGroupVersion), scheme.Codecs.UniversalDeserializer(),
-		corev1.SchemeGroupVersion, corev1.SchemeGroupVersion)
-	o := &Options{Source: e, Codec: func(schema.GroupResource) runtime.Codec { return codec }}
-	options, err := o.GetRESTOptions(schema.GroupResource{Resource: "configmaps"}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	store, destroy, err := options.Decorator(options.StorageConfig, "/configmaps",
-		func(obj runtime.Object) (string, error) {
-			return "/configmaps/default/" + obj.(*corev1.ConfigMap).Name, nil
-		},
-		func() runtime.Object { return &corev1.ConfigMap{} }, func() runtime.Object { return &corev1.ConfigMapList{} },
-		func(obj runtime.Object) (labels.Set, fields.Set, error) { return nil, fields.Set{}, nil }, nil, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer destroy()
+	t.Cleanup(e.Close)
+	store, codec := configMaps(t, &Options{Source: e})
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 
@@ -117,6 +101,29 @@ func TestHistoryIsBounded(t *testing.T) {
 	if err := since(last - 20); err != nil { // of 100 events each
 		t.Errorf("a watch from 2,000 events ago: %v", err)
 	}
+}
+
+// configMaps makes the storage of ConfigMaps until the test's end.
+func configMaps(t *testing.T, o *Options) (storage.Interface, runtime.Codec) {
+	t.Helper()
+	codec := scheme.Codecs.CodecForVersions(scheme.Codecs.LegacyCodec(corev1.SchemeGroupVersion), scheme.Codecs.UniversalDeserializer(),
+		corev1.SchemeGroupVersion, corev1.SchemeGroupVersion)
+	o.Codec = func(schema.GroupResource) runtime.Codec { return codec }
+	options, err := o.GetRESTOptions(schema.GroupResource{Resource: "configmaps"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, destroy, err := options.Decorator(options.StorageConfig, "/configmaps",
+		func(obj runtime.Object) (string, error) {
+			return "/configmaps/default/" + obj.(*corev1.ConfigMap).Name, nil
+		},
+		func() runtime.Object { return &corev1.ConfigMap{} }, func() runtime.Object { return &corev1.ConfigMapList{} },
+		func(obj runtime.Object) (labels.Set, fields.Set, error) { return nil, fields.Set{}, nil }, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(destroy)
+	return store, codec
 }
 
 // write puts n ConfigMaps, 100 in each transaction, and returns the first and last

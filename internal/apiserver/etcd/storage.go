@@ -72,6 +72,18 @@ func (s cacheSource) Watch(ctx context.Context, key string, opts storage.ListOpt
 	return paceEvents(events, s.window), nil
 }
 
+// bookmarking is the storage of a resource without a watch cache. Its watches get bookmarks
+// from etcd's notifications of progress where clients want such; a watch cache makes its own.
+// Without, who watches a kind that nobody writes begins again at a revision that is
+// compacted.
+type bookmarking struct{ storage.Interface }
+
+// Watch implements storage.Interface.
+func (s bookmarking) Watch(ctx context.Context, key string, opts storage.ListOptions) (watch.Interface, error) {
+	opts.ProgressNotify = opts.ProgressNotify || opts.Predicate.AllowWatchBookmarks
+	return s.Interface.Watch(ctx, key, opts)
+}
+
 var _ generic.RESTOptionsGetter = (*Options)(nil)
 
 // GetRESTOptions implements generic.RESTOptionsGetter.
@@ -133,7 +145,7 @@ func (o *Options) decorator(resource schema.GroupResource) generic.StorageDecora
 			return nil, nil, fmt.Errorf("make the storage of %s: %w", resource, err)
 		}
 		if o.Uncached != nil && o.Uncached(resource) {
-			return store, func() {}, nil
+			return bookmarking{store}, func() {}, nil
 		}
 		source, err := open(client, sharingCodec{config.Codec, &o.parts})
 		if err != nil {
