@@ -10,7 +10,6 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/cache"
 
 	"portico.dev/portico/internal/core/mesh"
 )
@@ -22,8 +21,8 @@ import (
 func FollowPeers(ctx context.Context, client kubernetes.Interface, nodeName string, log *slog.Logger, to func([]mesh.Node, []mesh.Guest)) error {
 	p := newPeers()
 	var group sync.WaitGroup
-	for _, r := range p.reflectors(client, nodeName, log) {
-		group.Go(func() { r.RunWithContext(ctx) })
+	for _, f := range p.followers(client, nodeName, log) {
+		group.Go(func() { f.run(ctx) })
 	}
 	defer group.Wait()
 	for {
@@ -56,21 +55,21 @@ const (
 	listedGuests
 )
 
-func (p *peers) reflectors(client kubernetes.Interface, nodeName string, log *slog.Logger) []*cache.Reflector {
+func (p *peers) followers(client kubernetes.Interface, nodeName string, log *slog.Logger) []*follower {
 	nodes, pods := client.CoreV1().Nodes(), client.CoreV1().Pods(metav1.NamespaceAll)
 	elsewhere := func(o *metav1.ListOptions) {
 		o.FieldSelector = fields.OneTermNotEqualSelector("spec.nodeName", nodeName).String()
 	}
 	known := newNames()
-	return []*cache.Reflector{
-		reflector[*corev1.Node](client, "nodes", log, nil, lister(nodes.List), nodes.Watch, &store[*corev1.Node, *mesh.Node]{
+	return []*follower{
+		follow[*corev1.Node](client, "nodes", log, nil, lister(nodes.List), nodes.Watch, &store[*corev1.Node, *mesh.Node]{
 			state: p, listed: listedPeers, translate: mesh.FromNode,
 			put: func(name types.NamespacedName, n *mesh.Node) {
 				p.changed = put(p.nodes, name, n, (*mesh.Node).Equal) || p.changed
 			},
 			names: func() []types.NamespacedName { return keys(p.nodes) },
 		}),
-		reflector[*corev1.Pod](client, "pods", log, elsewhere, lister(pods.List), pods.Watch, &store[*corev1.Pod, *mesh.Guest]{
+		follow[*corev1.Pod](client, "pods", log, elsewhere, lister(pods.List), pods.Watch, &store[*corev1.Pod, *mesh.Guest]{
 			state: p, listed: listedGuests,
 			translate: func(pod *corev1.Pod) *mesh.Guest {
 				g := mesh.FromPod(pod)

@@ -9,14 +9,12 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
-	apiwatch "k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 
@@ -34,8 +32,8 @@ type Watches struct {
 // early: the first lists take their time.
 func Watch(ctx context.Context, client kubernetes.Interface, nodeName string, log *slog.Logger) *Watches {
 	w := &Watches{state: newState(nodeName)}
-	for _, r := range w.state.reflectors(client, nodeName, log) {
-		w.group.Go(func() { r.RunWithContext(ctx) })
+	for _, f := range w.state.followers(client, nodeName, log) {
+		w.group.Go(func() { f.run(ctx) })
 	}
 	return w
 }
@@ -64,66 +62,35 @@ func Run(ctx context.Context, client kubernetes.Interface, nodeName string, log 
 	return nil
 }
 
-// reflectors watch one resource each and put its compact values into s. The API
-// objects are garbage as soon as they were translated, those of the first list too.
-func (s *state) reflectors(client kubernetes.Interface, nodeName string, log *slog.Logger) []*cache.Reflector {
+// followers follow one resource each and put its compact values into s. The API
+// objects are garbage as soon as they were translated, those of a long first list too.
+func (s *state) followers(client kubernetes.Interface, nodeName string, log *slog.Logger) []*follower {
 	services := client.CoreV1().Services(metav1.NamespaceAll)
 	endpoints := client.DiscoveryV1().EndpointSlices(metav1.NamespaceAll)
 	nodes := client.CoreV1().Nodes()
 	cidrs := client.NetworkingV1().ServiceCIDRs()
-	return []*cache.Reflector{
-		reflector[*corev1.Service](client, "services", log, nil, lister(services.List), services.Watch, &store[*corev1.Service, *catalog.Service]{
+	return []*follower{
+		follow[*corev1.Service](client, "services", log, nil, lister(services.List), services.Watch, &store[*corev1.Service, *catalog.Service]{
 			state: s, listed: listedServices, translate: catalog.FromService,
 			put:   s.putService,
 			names: func() []types.NamespacedName { return keys(s.services) },
 		}),
-		reflector[*discoveryv1.EndpointSlice](client, "endpointslices", log, nil, lister(endpoints.List), endpoints.Watch, &store[*discoveryv1.EndpointSlice, *catalog.Slice]{
+		follow[*discoveryv1.EndpointSlice](client, "endpointslices", log, nil, lister(endpoints.List), endpoints.Watch, &store[*discoveryv1.EndpointSlice, *catalog.Slice]{
 			state: s, listed: listedSlices, translate: newNames().fromSlice,
 			put:   s.putSlice,
 			names: func() []types.NamespacedName { return keys(s.owner) },
 		}),
-		reflector[*corev1.Node](client, "node", log, byName(nodeName), lister(nodes.List), nodes.Watch, &store[*corev1.Node, *catalog.Node]{
+		follow[*corev1.Node](client, "node", log, byName(nodeName), lister(nodes.List), nodes.Watch, &store[*corev1.Node, *catalog.Node]{
 			state: s, listed: listedNode, translate: catalog.FromNode,
 			put:   func(_ types.NamespacedName, n *catalog.Node) { s.putNode(n) },
 			names: func() []types.NamespacedName { return nil },
 		}),
-		reflector[*networkingv1.ServiceCIDR](client, "servicecidrs", log, nil, s.whereServed(lister(cidrs.List), log), cidrs.Watch, &store[*networkingv1.ServiceCIDR, []netip.Prefix]{
+		follow[*networkingv1.ServiceCIDR](client, "servicecidrs", log, nil, s.whereServed(lister(cidrs.List), log), cidrs.Watch, &store[*networkingv1.ServiceCIDR, []netip.Prefix]{
 			state: s, listed: listedCIDRs, translate: ipam.Prefixes,
 			put:   s.putCIDR,
 			names: func() []types.NamespacedName { return keys(s.cidrs) },
 		}),
 	}
-}
-
-type (
-	listFunc  func(context.Context, metav1.ListOptions) (runtime.Object, error)
-	watchFunc func(context.Context, metav1.ListOptions) (apiwatch.Interface, error)
-)
-
-// lister loses the type of a typed client's list.
-func lister[L runtime.Object](list func(context.Context, metav1.ListOptions) (L, error)) listFunc {
-	return func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return list(ctx, o) }
-}
-
-func reflector[O object](client kubernetes.Interface, name string, log *slog.Logger, tweak func(*metav1.ListOptions), list listFunc, watch watchFunc, into cache.ReflectorStore) *cache.Reflector {
-	lw := &cache.ListWatch{
-		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-			if tweak != nil {
-				tweak(&o)
-			}
-			return list(ctx, o)
-		},
-		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (apiwatch.Interface, error) {
-			if tweak != nil {
-				tweak(&o)
-			}
-			return watch(ctx, o)
-		},
-	}
-	logger := logr.FromSlogHandler(log.Handler())
-	var expected O
-	return cache.NewReflectorWithOptions(cache.ToListWatcherWithWatchListSemantics(lw, client), expected, into,
-		cache.ReflectorOptions{Name: "agent/" + name, Logger: &logger})
 }
 
 // object is what the store takes.
