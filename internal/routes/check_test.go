@@ -274,7 +274,7 @@ func TestPrimaryAddresses(t *testing.T) {
 				if a.IPv4.String() == want4 && a.IPv6.String() == want6 {
 					return
 				}
-			case <-time.After(3 * time.Second):
+			case <-time.After(patience):
 				t.Fatalf("no news of %s and %s", want4, want6)
 			}
 		}

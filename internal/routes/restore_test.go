@@ -59,7 +59,7 @@ func TestRestores(t *testing.T) {
 				t.Fatal(err)
 			}
 			advertise(t, out, 900*time.Second)
-			nstest.Eventually(t, 3*time.Second, "a default route by router advertisement", func() bool { return advertised(t) > 0 })
+			nstest.Eventually(t, patience, "a default route by router advertisement", func() bool { return advertised(t) > 0 })
 			before := snapshot(t)
 
 			n, err := Setup(t.Context(), cfg)
@@ -80,7 +80,7 @@ func TestRestores(t *testing.T) {
 				t.Error("the default route is lost with the first guest's link")
 			}
 			advertise(t, out, 9000*time.Second)
-			nstest.Eventually(t, 3*time.Second, "a longer life for the default route", func() bool { return advertised(t) > 5000 })
+			nstest.Eventually(t, patience, "a longer life for the default route", func() bool { return advertised(t) > 5000 })
 
 			if global != (get(t, "net/ipv6/conf/all/forwarding") == "1") {
 				t.Errorf("all.forwarding is %s", get(t, "net/ipv6/conf/all/forwarding"))
@@ -90,7 +90,7 @@ func TestRestores(t *testing.T) {
 			}
 			late := nstest.New(t)
 			late.Connect(t, "eth6", []string{"203.0.114.2/24", "2001:db8:6::2/64"}, "y0", nil)
-			nstest.Eventually(t, 2*time.Second, "forwarding on a link that came later", func() bool {
+			nstest.Eventually(t, patience, "forwarding on a link that came later", func() bool {
 				return get(t, forwarding4("eth6")) == "1"
 			})
 			if err := n.Close(); err != nil {

@@ -53,7 +53,7 @@ func TestServicesFollow(t *testing.T) {
 		if also {
 			rules += 2
 		}
-		nstest.Eventually(t, 5*time.Second, "routes and rules follow", func() bool {
+		nstest.Eventually(t, patience, "routes and rules follow", func() bool {
 			return (towards(t, "10.200.0.9") == n.Own(false)) == also && (towards(t, "fd00:10:200::9") == n.Own(true)) == also && stays(t) == rules
 		})
 		if towards(t, "10.96.0.9") != n.Own(false) || towards(t, "fd00:10:96::9") != n.Own(true) {
@@ -88,7 +88,7 @@ func TestServicesOfTheHost(t *testing.T) {
 	}
 	more := append(slices.Clone(cfg.Services), prefixes("10.200.0.0/24")...)
 	n.SetServices(more)
-	nstest.Eventually(t, 5*time.Second, "the good range has its route", func() bool { return towards(t, "10.200.0.9") == n.Own(false) })
+	nstest.Eventually(t, patience, "the good range has its route", func() bool { return towards(t, "10.200.0.9") == n.Own(false) })
 	for _, host := range []string{"192.0.2.1", "2001:db8::1"} {
 		if _, err := nstest.Ask(host, 8080, 2*time.Second); err != nil {
 			t.Errorf("the host reaches its neighbour no more: %v", err)

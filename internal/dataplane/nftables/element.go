@@ -96,15 +96,16 @@ type element struct {
 
 // parseElement reads one element of a dump.
 func parseElement(b []byte) (element, error) {
+	data := findOne(b, unix.NFTA_SET_ELEM_DATA)
 	e := element{
 		key:  string(find(b, unix.NFTA_SET_ELEM_KEY, unix.NFTA_DATA_VALUE)),
-		data: string(find(b, unix.NFTA_SET_ELEM_DATA, unix.NFTA_DATA_VALUE)),
-		end:  bigU32(find(b, unix.NFTA_SET_ELEM_FLAGS))&unix.NFT_SET_ELEM_INTERVAL_END != 0,
+		data: string(findOne(data, unix.NFTA_DATA_VALUE)),
+		end:  bigU32(findOne(b, unix.NFTA_SET_ELEM_FLAGS))&unix.NFT_SET_ELEM_INTERVAL_END != 0,
 	}
 	if e.key == "" {
 		return e, fmt.Errorf("set element without a key in %d bytes", len(b))
 	}
-	if v := find(b, unix.NFTA_SET_ELEM_DATA, unix.NFTA_DATA_VERDICT); v != nil {
+	if v := findOne(data, unix.NFTA_DATA_VERDICT); v != nil {
 		e.data = string(find(v, unix.NFTA_VERDICT_CODE)) + cString(find(v, unix.NFTA_VERDICT_CHAIN))
 	}
 	return e, nil

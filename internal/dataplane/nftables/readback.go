@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -144,20 +145,29 @@ func (c *conn) readElements(f *family, set string) (out []element, err error) {
 	m.body.string(unix.NFTA_SET_ELEM_LIST_TABLE, Table)
 	m.body.string(unix.NFTA_SET_ELEM_LIST_SET, set)
 	err = c.dump(m, func(b []byte) error {
-		list, err := parseAttrs(find(b, unix.NFTA_SET_ELEM_LIST_ELEMENTS))
-		if err != nil {
-			return err
-		}
-		for _, a := range list {
-			e, err := parseElement(a.payload)
-			if err != nil {
-				return err
-			}
-			out = append(out, e)
-		}
-		return nil
+		out, err = appendElements(out, find(b, unix.NFTA_SET_ELEM_LIST_ELEMENTS))
+		return err
 	})
 	return out, err
+}
+
+// appendElements reads an element list. A slice that is full doubles: append adds a
+// quarter to a long one, which is five times as much memory in all.
+func appendElements(out []element, list []byte) ([]element, error) {
+	for {
+		a, rest, more, err := nextAttr(list)
+		if err != nil || !more {
+			return out, err
+		}
+		e, err := parseElement(a.payload)
+		if err != nil {
+			return out, err
+		}
+		if len(out) == cap(out) {
+			out = slices.Grow(out, max(len(out), 64))
+		}
+		out, list = append(out, e), rest
+	}
 }
 
 // adopt takes what the kernel shows as what it holds. Elements that make no
@@ -187,6 +197,7 @@ func (k *kernel) adopt(r *reading) {
 			}
 		}
 		for name, refs := range map[string]*refs{hairpinSet: &k.near[i], remoteBackendsSet: &k.far[i], clusterIPsSet: &k.ips[i], nodeAddressesSet: &k.nodes[i], loadBalancerIPsSet: &k.lbIPs[i], externalIPsSet: &k.external[i]} {
+			refs.expect(len(t.elements[name]), i == 1)
 			for _, e := range t.elements[name] {
 				a, _ := netip.AddrFromSlice([]byte(e.key[:min(len(e.key), f.addrLen)]))
 				if e != addressElement(name, a) {
@@ -247,33 +258,40 @@ func (k *kernel) adoptRefusals(i int, t *tableReading, set string, nodePort bool
 // never ours.
 func (k *kernel) adoptSlots(i int, t *tableReading, set string, nodePort bool, field func(*held) *[]netip.AddrPort) {
 	type slot struct {
-		element
+		element int
+		of      *held
+		number  int
 		backend netip.AddrPort
 	}
-	found := map[routing.Key]map[int]slot{}
-	for _, e := range t.elements[set] {
+	elements := t.elements[set]
+	found, count := make([]slot, 0, len(elements)), map[*held]int{}
+	for at, e := range elements {
 		key, n, ap, ok := k.families[i].parseSlot(e.key, e.data, nodePort)
 		if !ok {
 			k.now.del(i, set, e)
 			continue
 		}
-		if found[key] == nil {
-			found[key] = map[int]slot{}
-		}
-		found[key][n] = slot{e, ap}
+		h := k.heldFor(key)
+		found = append(found, slot{at, h, n, ap})
+		count[h]++
 	}
-	for key, slots := range found {
-		into := field(k.heldFor(key))
-		for n := 0; ; n++ {
-			s, ok := slots[n]
-			if !ok {
-				break
-			}
-			*into = append(*into, s.backend)
-			delete(slots, n)
+	for h, n := range count {
+		*field(h) = make([]netip.AddrPort, n)
+	}
+	for _, s := range found {
+		if into := *field(s.of); s.number < len(into) { // or there is a gap before it
+			into[s.number] = s.backend
 		}
-		for _, s := range slots {
-			k.now.del(i, set, s.element)
+	}
+	for h := range count {
+		into := field(h)
+		if gap := slices.Index(*into, netip.AddrPort{}); gap >= 0 {
+			*into = (*into)[:gap]
+		}
+	}
+	for _, s := range found {
+		if s.number >= len(*field(s.of)) {
+			k.now.del(i, set, elements[s.element])
 		}
 	}
 }

@@ -1,6 +1,9 @@
 package nftables
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+)
 
 // refs is an address set of the kernel with the number of reasons for each
 // address. There are as many as there are backends: maps without pointers, and by
@@ -45,6 +48,17 @@ func (r *refs) add(a netip.Addr, by int) {
 	r.put(a, e)
 	if before != (e.want > 0) {
 		r.may = append(r.may, a)
+	}
+}
+
+// expect makes room for addresses that are to be adopted, and each to be wanted again.
+func (r *refs) expect(n int, ipv6 bool) {
+	r.may = slices.Grow(r.may, 2*n)
+	switch {
+	case ipv6 && len(r.v6) == 0:
+		r.v6 = make(map[[16]byte]ref, n)
+	case !ipv6 && len(r.v4) == 0:
+		r.v4 = make(map[[4]byte]ref, n)
 	}
 }
 

@@ -64,40 +64,53 @@ type attr struct {
 	payload []byte
 }
 
-// parseAttrs splits a buffer into attributes.
-func parseAttrs(b []byte) ([]attr, error) {
-	var out []attr
-	for len(b) >= 4 {
-		n, typ := int(binary.NativeEndian.Uint16(b)), binary.NativeEndian.Uint16(b[2:])
-		if n < 4 || n > len(b) {
-			return nil, fmt.Errorf("netlink attribute %d of %d bytes in %d", typ, n, len(b))
-		}
-		out = append(out, attr{typ: typ &^ (unix.NLA_F_NESTED | unix.NLA_F_NET_BYTEORDER), nested: typ&unix.NLA_F_NESTED != 0, payload: b[4:n]})
-		b = b[min((n+3)&^3, len(b)):]
+// nextAttr gives a buffer's first attribute and what follows it. more is false where
+// nothing is left.
+func nextAttr(b []byte) (a attr, rest []byte, more bool, err error) {
+	if len(b) < 4 {
+		return a, nil, false, nil
 	}
-	return out, nil
+	n, typ := int(binary.NativeEndian.Uint16(b)), binary.NativeEndian.Uint16(b[2:])
+	if n < 4 || n > len(b) {
+		return a, nil, false, fmt.Errorf("netlink attribute %d of %d bytes in %d", typ, n, len(b))
+	}
+	a = attr{typ: typ &^ (unix.NLA_F_NESTED | unix.NLA_F_NET_BYTEORDER), nested: typ&unix.NLA_F_NESTED != 0, payload: b[4:n]}
+	return a, b[min((n+3)&^3, len(b)):], true, nil
+}
+
+// parseAttrs splits a buffer into attributes.
+func parseAttrs(b []byte) (out []attr, err error) {
+	for {
+		a, rest, more, err := nextAttr(b)
+		if err != nil || !more {
+			return out, err
+		}
+		out, b = append(out, a), rest
+	}
 }
 
 // find gives the payload of the first attribute of a type along a path of nested
 // attributes, nil when there is none.
 func find(b []byte, path ...uint16) []byte {
 	for _, typ := range path {
-		as, err := parseAttrs(b)
-		if err != nil {
-			return nil
-		}
-		b = nil
-		for _, a := range as {
-			if a.typ == typ {
-				b = a.payload
-				break
-			}
-		}
-		if b == nil {
+		if b = findOne(b, typ); b == nil {
 			return nil
 		}
 	}
 	return b
+}
+
+func findOne(b []byte, typ uint16) []byte {
+	for {
+		a, rest, more, err := nextAttr(b)
+		switch {
+		case err != nil || !more:
+			return nil
+		case a.typ == typ:
+			return a.payload
+		}
+		b = rest
+	}
 }
 
 func cString(b []byte) string { return string(bytes.TrimRight(b, "\x00")) }

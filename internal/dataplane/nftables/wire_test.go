@@ -1,6 +1,9 @@
 package nftables
 
-import "testing"
+import (
+	"slices"
+	"testing"
+)
 
 func TestCovers(t *testing.T) {
 	sent := func(modulus int) attrs {
@@ -29,6 +32,7 @@ func FuzzParse(f *testing.F) {
 	f.Fuzz(func(_ *testing.T, b []byte) {
 		covers(b, b)
 		aboutUs(b)
+		_, _ = appendElements(nil, b)
 		for _, fam := range newFamilies(limits{}) {
 			as, _ := parseAttrs(b)
 			for _, at := range as {
@@ -44,4 +48,33 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 	})
+}
+
+// Elements outlive the buffer of the dump that showed them; what is cut short is an error,
+// or less, and never a crash.
+func TestAppendElements(t *testing.T) {
+	want := []element{{key: "0123456789abcdef", data: "01234567"}, {key: "fedcba9876543210", data: "76543210"}}
+	var list attrs
+	for _, e := range want {
+		newFamilies(limits{})[0].set(clusterBackendsMap).appendElement(&list, e)
+	}
+	ends := 0
+	for n := range list {
+		got, err := appendElements(nil, slices.Clone(list[:n]))
+		if len(got) > 1 || len(got) == 1 && got[0] != want[0] {
+			t.Errorf("%d bytes of %d: %v", n, len(list), got)
+		}
+		if err == nil {
+			ends++
+		}
+	}
+	// No attribute begins in less than four bytes: 0 to 3, and so many behind the first element.
+	if ends != 8 {
+		t.Errorf("%d of %d lists that are cut short pass", ends, len(list))
+	}
+	got, err := appendElements(nil, list)
+	clear(list)
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("got %v, %v", got, err)
+	}
 }

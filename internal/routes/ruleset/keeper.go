@@ -74,8 +74,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 			_ = k.conn.Close()
 		}
 	}()
-	k.check() // what happened since Keep
-	for {
+	for { // what happened since Keep is among the first news
 		messages, err := k.conn.Receive()
 		if ctx.Err() != nil {
 			return nil

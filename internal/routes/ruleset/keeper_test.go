@@ -72,6 +72,26 @@ func TestKeeperUnheard(t *testing.T) {
 	nstest.Eventually(t, 10*time.Second, "the table is back", there)
 }
 
+// NET-02: what happens between Keep and Run is mended, too.
+func TestKeeperBeforeRun(t *testing.T) {
+	nstest.Need(t)
+	k, err := ruleset.Keep(ruleset.Table{Name: "kept", Chains: []ruleset.Chain{{Name: "one", Rules: []ruleset.Rule{{ruleset.Return()}}}}}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("nft", "delete", "table", "inet", "kept").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- k.Run(ctx) }()
+	nstest.Eventually(t, 10*time.Second, "the table is back", there)
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
 // portOf finds the netlink port of a connection by a notice of what it writes.
 func portOf(t *testing.T, conn *nftables.Conn) uint32 {
 	t.Helper()
