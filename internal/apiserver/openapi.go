@@ -28,7 +28,7 @@ import (
 // of all types, which the registries' models are made of; installOpenAPI lets go of them.
 func openAPIConfigs() (*common.Config, *common.OpenAPIV3Config) {
 	// Not the server's scheme: its hub versions would show in the document.
-	namer := openapinamer.NewDefinitionNamer(kubevirt.Scheme, apiextensions.Scheme)
+	namer := openapinamer.NewDefinitionNamer(kubevirt.Scheme(), apiextensions.Scheme)
 	name := func(goType string) (string, spec.Extensions) { return namer.GetDefinitionName(modelName(goType)) }
 	v2 := genericapiserver.DefaultOpenAPIConfig(definitions, namer)
 	v2.Info.Title = "Portico"

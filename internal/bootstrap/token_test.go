@@ -48,10 +48,14 @@ func TestReadToken(t *testing.T) {
 		`group "system:masters"`:    {keyGroups: "system:masters"},
 		`"system:bootstrappers:A"`:  {keyGroups: rbac.BootstrappersGroup + ",system:bootstrappers:A"},
 		"token-id or token-secret ": {keyID: ""},
+		"aaa\"":                     {keyGroups: "system:bootstrappers:" + strings.Repeat("a", 257)},
 	} {
 		if _, err := Read(stored(token, noon, change)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v: %v, want %q", change, err, want)
 		}
+	}
+	if _, err := Read(stored(token, noon, map[string]string{keyGroups: "system:bootstrappers:" + strings.Repeat("a", 256)})); err != nil {
+		t.Error("the longest name of a group: ", err)
 	}
 	other := stored(token, noon, nil)
 	other.Type = corev1.SecretTypeOpaque

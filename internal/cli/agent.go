@@ -102,6 +102,8 @@ func asAgent(config *rest.Config) *rest.Config {
 	config.WarningHandler = rest.NoWarnings{}
 	config.QPS = -1 // the server protects itself; a limit here only delays endpoints
 	config.UserAgent = "portico-agent/" + version()
+	config.DisableCompression = true // as inProtobuf has it: clients share connections where their settings are equal
+	dialOnce(config)
 	return config
 }
 

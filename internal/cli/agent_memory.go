@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime"
@@ -19,10 +20,12 @@ const agentStartRoom = 48 * mebibyte
 
 // makeRoom keeps collections away until the room is let go of: they come when a heap has
 // grown by its own size. The room itself takes addresses and no memory, as nobody writes to
-// it; its price is as much garbage, until keepSmall collects it.
+// it, not even the runtime, which would fill make's with zeros; its price is as much garbage,
+// until keepSmall collects it.
 func (n *nodeRun) makeRoom() {
 	if n.alone && !heapIsSet() {
-		n.room = make([]byte, agentStartRoom)
+		n.room = &strings.Builder{}
+		n.room.Grow(agentStartRoom)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes/scheme"
 
 	"github.com/spf13/pflag"
 
@@ -25,8 +26,8 @@ func (o *options) announceFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.announce, "announce", "auto", "announce load-balancer addresses: auto or none (where MetalLB's speakers do)")
 }
 
-// startAnnounce starts what makes load-balancer addresses known. It begins before the API
-// was asked for anything: peers count a silent agent as lost soon.
+// startAnnounce starts what makes load-balancer addresses known. It waits for nothing
+// from the API: peers count a silent agent as lost soon.
 func (n *nodeRun) startAnnounce() error {
 	if n.o.announce == "none" {
 		return nil
@@ -40,7 +41,7 @@ func (n *nodeRun) startAnnounce() error {
 	if err != nil {
 		return err
 	}
-	recorder, stopEvents := newRecorder(n.kube, "portico-agent")
+	recorder, stopEvents := newRecorder(n.kube, "portico-agent", scheme.Scheme)
 	n.faults = announce.NewFaults(n.o.nodeName, statuses.NewWriter(n.o.nodeName, metallb.ConfigurationStates, objects, log),
 		func(on *corev1.ObjectReference, reason, message string) {
 			recorder.Event(on, corev1.EventTypeWarning, reason, "on node "+n.o.nodeName+": "+message)

@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/record"
 
 	"portico.dev/portico/internal/controllers"
@@ -77,7 +78,7 @@ func (b *balancer) run(ctx context.Context) error {
 	if b.learnOurs(ctx) || ctx.Err() != nil {
 		return nil
 	}
-	recorder, stop := newRecorder(b.kube, "portico-agent")
+	recorder, stop := newRecorder(b.kube, "portico-agent", scheme.Scheme)
 	defer stop()
 	b.events = recorder
 	lease := leader.Config{Leases: b.kube.CoordinationV1(), Identity: b.o.nodeName, Name: balancerLease}

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
@@ -66,7 +67,7 @@ func runControllers(ctx context.Context, config *rest.Config, claims addresses.C
 		return err
 	}
 	var stop func()
-	r.recorder, stop = newRecorder(r.kube, "portico-controllers")
+	r.recorder, stop = newRecorder(r.kube, "portico-controllers", kubevirt.Scheme())
 	defer stop()
 	// The API server serves the library's registry.
 	registry := legacyregistry.Registerer()
@@ -199,9 +200,9 @@ func reservedRanges(o *options) []pools.Reserved {
 	return out
 }
 
-// newRecorder writes Events in the name of component; stop ends it.
-func newRecorder(kube kubernetes.Interface, component string) (_ record.EventRecorder, stop func()) {
+// newRecorder writes Events in the name of component, about what scheme knows; stop ends it.
+func newRecorder(kube kubernetes.Interface, component string, scheme *runtime.Scheme) (_ record.EventRecorder, stop func()) {
 	broadcaster := record.NewBroadcaster()
 	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: kube.CoreV1().Events("")})
-	return broadcaster.NewRecorder(kubevirt.Scheme, corev1.EventSource{Component: component}), broadcaster.Shutdown
+	return broadcaster.NewRecorder(scheme, corev1.EventSource{Component: component}), broadcaster.Shutdown
 }

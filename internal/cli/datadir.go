@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -202,7 +203,11 @@ func (o *options) writeRunRecord() error {
 	if err != nil {
 		return fmt.Errorf("encode the note of this run: %w", err)
 	}
-	return replaceFile(filepath.Join(o.dataDir, runFile), append(raw, '\n'))
+	file, raw := filepath.Join(o.dataDir, runFile), append(raw, '\n')
+	if last, err := os.ReadFile(file); err == nil && bytes.Equal(last, raw) {
+		return nil // a restart waits for no disk
+	}
+	return replaceFile(file, raw)
 }
 
 // readRunRecord gives nil where no run has been noted.

@@ -55,3 +55,35 @@ func TestPrepareDataDir(t *testing.T) {
 		t.Errorf("of a run that stored something are left %v, %v", names, err)
 	}
 }
+
+// A run like the last one leaves its note alone; another's, or a damaged one, is replaced.
+func TestRunRecord(t *testing.T) {
+	o := &options{dataDir: t.TempDir(), nodeName: "a", vm: "off"}
+	file := filepath.Join(o.dataDir, runFile)
+	write := func() os.FileInfo {
+		t.Helper()
+		if err := o.writeRunRecord(); err != nil {
+			t.Fatal(err)
+		}
+		if last, err := readRunRecord(o.dataDir); err != nil || last.NodeName != o.nodeName || last.VM != o.vm {
+			t.Errorf("noted %+v, %v", last, err)
+		}
+		is, err := os.Stat(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return is
+	}
+	first := write()
+	if again := write(); !os.SameFile(first, again) {
+		t.Error("written again, and nothing had changed")
+	}
+	o.vm = "auto"
+	write()
+	for _, damaged := range []string{"", "{"} { // by a power cut, say
+		if err := os.WriteFile(file, []byte(damaged), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		write()
+	}
+}

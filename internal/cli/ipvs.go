@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/pflag"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes/scheme"
 
 	"portico.dev/portico/internal/core/catalog"
 	"portico.dev/portico/internal/dataplane"
@@ -57,7 +58,7 @@ func openIPVS(n *nodeRun) (dataplane.Backend, error) {
 			return nil, fmt.Errorf("--ipvs-scheduler %s: %w", n.o.ipvs.scheduler, err)
 		}
 	}
-	recorder, stop := newRecorder(n.kube, "portico-agent")
+	recorder, stop := newRecorder(n.kube, "portico-agent", scheme.Scheme)
 	backend, err := ipvs.New(ipvs.Config{
 		Workloads: n.workloads(), Addresses: n.own(), MarkBit: n.o.masqueradeBit, Logger: n.log,
 		Scheduler: n.o.ipvs.scheduler, Exclude: n.o.ipvs.excluded,

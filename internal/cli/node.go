@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"strings"
 	"sync"
 
 	"k8s.io/client-go/kubernetes"
@@ -94,7 +95,7 @@ type nodeRun struct {
 	checks    *healthcheck.Server // nil likewise
 	userspace *userspace.Backend  // nil with other techniques
 	ahead     *nftables.Ahead     // nil with other techniques, and once it was handed on
-	room      []byte              // see makeRoom
+	room      *strings.Builder    // see makeRoom
 	names     *dns.Server
 	layer2    *l2.Announcer       // nil with --announce none
 	bgp       *bgp.Speaker        // nil likewise
@@ -128,11 +129,11 @@ func (n *nodeRun) run(ctx context.Context) (err error) {
 	if err := n.prepare(); err != nil {
 		return err
 	}
+	n.watches = agent.Watch(n.ctx, n.kube, n.o.nodeName, n.log) // a start waits for these lists most of all
+	n.group.Go(n.watches.Wait)
 	if err := n.startLoadBalancing(); err != nil {
 		return err
 	}
-	n.watches = agent.Watch(n.ctx, n.kube, n.o.nodeName, n.log)
-	n.group.Go(n.watches.Wait)
 	reg, err := n.register()
 	if err != nil {
 		return err

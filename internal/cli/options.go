@@ -53,7 +53,8 @@ type options struct {
 	nodeIPs, advertised       []netip.Addr
 	listenAddr                netip.AddrPort
 
-	picked *technique // by technique; nil: not yet
+	chooser string     // what chose the data plane: the flag's name or the variable's
+	picked  *technique // by technique; nil: not yet
 
 	lacks error // found by checkHost: why nothing of this host may be changed; nil: it may
 }

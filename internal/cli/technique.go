@@ -82,15 +82,15 @@ func dataplaneChoices() []string {
 
 // completeDataplane fills in the choice that was made by a variable of the environment.
 func (o *options) completeDataplane() error {
-	flag := "--dataplane"
+	o.chooser = "--dataplane"
 	if o.dataplane == "" {
 		if o.dataplane = strings.ToLower(os.Getenv(modeVariable)); o.dataplane != "" {
-			flag = modeVariable
+			o.chooser = modeVariable
 		}
 	}
 	o.dataplane = cmp.Or(o.dataplane, dataplaneAuto)
 	if choices := dataplaneChoices(); !slices.Contains(choices, o.dataplane) {
-		return fmt.Errorf("%s %q is unknown; choose one of %s", flag, o.dataplane, strings.Join(choices, ", "))
+		return fmt.Errorf("%s %q is unknown; choose one of %s", o.chooser, o.dataplane, strings.Join(choices, ", "))
 	}
 	return nil
 }
@@ -102,7 +102,7 @@ func (o *options) technique() (*technique, error) {
 		return nil, nil
 	}
 	if o.picked == nil { // looking for what a host lacks tries rules, which takes a while
-		t, err := pick(techniques(), o.dataplane)
+		t, err := pick(techniques(), o.chooser, o.dataplane)
 		if err != nil {
 			return nil, err
 		}
@@ -127,7 +127,8 @@ func techniqueOf(last *runRecord) technique {
 	return all[max(i, 0)]
 }
 
-func pick(from []technique, choice string) (*technique, error) {
+// pick gives the technique of a choice, or the first that works. chooser is what people chose it by.
+func pick(from []technique, chooser, choice string) (*technique, error) {
 	var able []string
 	var lacks []error
 	for i := range from {
@@ -146,7 +147,7 @@ func pick(from []technique, choice string) (*technique, error) {
 	if len(able) > 0 {
 		remedy = "; this host can do --dataplane " + strings.Join(able, " or ")
 	}
-	return nil, fmt.Errorf("--dataplane %s can't work on this host: %w%s", choice, errors.Join(lacks...), remedy)
+	return nil, fmt.Errorf("%s %s can't work on this host: %w%s", chooser, choice, errors.Join(lacks...), remedy)
 }
 
 // removeOthers takes away what other techniques have left on this node, once the new one

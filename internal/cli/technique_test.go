@@ -26,12 +26,15 @@ func TestPickTechnique(t *testing.T) {
 		{modern, "ipvs", "--dataplane ipvs can't work on this host: ipvs: the kernel has no ip_vs; this host can do --dataplane nftables or iptables"},
 		{none, "auto", "nftables: the kernel has no ip_vs; --dataplane none leaves packets to another program"},
 	} {
-		got, err := pick(c.from, c.choice)
+		got, err := pick(c.from, "--dataplane", c.choice)
 		switch {
 		case err == nil && got.name == c.want:
 		case err == nil, !strings.Contains(err.Error(), c.want):
 			t.Errorf("%s of %d: %v, %v; want %s", c.choice, len(c.from), got, err, c.want)
 		}
+	}
+	if _, err := pick(modern, modeVariable, "ipvs"); err == nil || !strings.HasPrefix(err.Error(), modeVariable+" ipvs can't work") {
+		t.Errorf("chosen by the variable: %v", err)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"sync"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -17,13 +18,14 @@ import (
 	kubevirtv1 "kubevirt.io/api/core/v1"
 )
 
-// Scheme knows the kubevirt.io/v1 types beside all of client-go's.
-var Scheme = func() *runtime.Scheme {
+// Scheme knows the kubevirt.io/v1 types beside all of client-go's. It is made when it is
+// first asked for: many starts of the program need none.
+var Scheme = sync.OnceValue(func() *runtime.Scheme {
 	s := runtime.NewScheme()
 	utilruntime.Must(clientgoscheme.AddToScheme(s))
 	utilruntime.Must(kubevirtv1.AddToScheme(s))
 	return s
-}()
+})
 
 // Interface is what reads and writes machines: a Client, or a fake of one.
 type Interface interface {
@@ -67,7 +69,7 @@ func NewForConfig(config *rest.Config, httpClient *http.Client) (*Client, error)
 	c.APIPath = "/apis"
 	c.ContentType = runtime.ContentTypeJSON
 	c.AcceptContentTypes = ""
-	c.NegotiatedSerializer = serializer.NewCodecFactory(Scheme).WithoutConversion()
+	c.NegotiatedSerializer = serializer.NewCodecFactory(Scheme()).WithoutConversion()
 	var r *rest.RESTClient
 	var err error
 	if httpClient != nil {
@@ -84,7 +86,7 @@ func NewForConfig(config *rest.Config, httpClient *http.Client) (*Client, error)
 // VirtualMachines implements Interface.
 func (c *Client) VirtualMachines(namespace string) Machines {
 	return gentype.NewClientWithList(
-		"virtualmachines", c.rest, runtime.NewParameterCodec(Scheme), namespace,
+		"virtualmachines", c.rest, runtime.NewParameterCodec(Scheme()), namespace,
 		func() *kubevirtv1.VirtualMachine { return &kubevirtv1.VirtualMachine{} },
 		func() *kubevirtv1.VirtualMachineList { return &kubevirtv1.VirtualMachineList{} })
 }
@@ -92,7 +94,7 @@ func (c *Client) VirtualMachines(namespace string) Machines {
 // VirtualMachineInstances implements Interface.
 func (c *Client) VirtualMachineInstances(namespace string) Instances {
 	return gentype.NewClientWithList(
-		"virtualmachineinstances", c.rest, runtime.NewParameterCodec(Scheme), namespace,
+		"virtualmachineinstances", c.rest, runtime.NewParameterCodec(Scheme()), namespace,
 		func() *kubevirtv1.VirtualMachineInstance { return &kubevirtv1.VirtualMachineInstance{} },
 		func() *kubevirtv1.VirtualMachineInstanceList { return &kubevirtv1.VirtualMachineInstanceList{} })
 }

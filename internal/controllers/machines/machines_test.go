@@ -43,7 +43,7 @@ func newWorld(t *testing.T) *world {
 	w := &world{
 		t: t, clock: testclock.NewFakeClock(time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)), pods: &kubefake.Clientset{},
 		// kubefake.NewClientset's tracker knows managed fields, and is too slow for thousands of writes.
-		tracker: clienttesting.NewObjectTracker(kubevirt.Scheme, serializer.NewCodecFactory(kubevirt.Scheme).UniversalDecoder()),
+		tracker: clienttesting.NewObjectTracker(kubevirt.Scheme(), serializer.NewCodecFactory(kubevirt.Scheme()).UniversalDecoder()),
 	}
 	w.machines = fake.New(w.clock)
 	w.pods.AddReactor("*", "*", clienttesting.ObjectReaction(w.tracker))

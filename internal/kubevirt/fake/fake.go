@@ -45,7 +45,7 @@ var _ kubevirt.Interface = (*Client)(nil)
 func New(clk clock.PassiveClock) *Client {
 	c := &Client{
 		Fake:    &clienttesting.Fake{},
-		tracker: clienttesting.NewObjectTracker(kubevirt.Scheme, serializer.NewCodecFactory(kubevirt.Scheme).UniversalDecoder()),
+		tracker: clienttesting.NewObjectTracker(kubevirt.Scheme(), serializer.NewCodecFactory(kubevirt.Scheme()).UniversalDecoder()),
 		clock:   clk,
 	}
 	read := clienttesting.ObjectReaction(c.tracker)
