@@ -2,7 +2,7 @@ package cli
 
 import (
 	"context"
-	"os"
+	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
 	"time"
@@ -60,23 +60,29 @@ func shouldTrim(before, now heapUse, passed time.Duration) bool {
 }
 
 // keepHeapSmall collects more often than Go would in a large heap, and gives memory back
-// to the host when there is no work: the runtime alone keeps twice what is alive. It
-// leaves a process alone whose user has set GOGC or GOMEMLIMIT. writes is how many the API
-// has answered.
+// to the host when there is no work: the runtime alone keeps twice what is alive. Where work
+// has pauses it collects in those. It leaves a process alone whose user has set GOGC or
+// GOMEMLIMIT. writes is how many the API has answered.
 func keepHeapSmall(ctx context.Context, writes func() uint64) {
-	if os.Getenv("GOGC") != "" || os.Getenv("GOMEMLIMIT") != "" {
+	if heapIsSet() {
 		return
 	}
 	before, at := readHeap(), time.Now()
 	percent, wrote := heapPercent(before.live, true), writes()
 	defer debug.SetGCPercent(debug.SetGCPercent(percent))
-	ticker := time.NewTicker(heapLook)
+	ticker := time.NewTicker(pauseLook)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
+		}
+		if readHeapRoom().due() && pauseComes(ctx) && readHeapRoom().due() {
+			runtime.GC()
+		}
+		if time.Since(at) < heapLook {
+			continue
 		}
 		now := readHeap()
 		passed := time.Since(at)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -50,6 +51,7 @@ type controller struct {
 	slices   cache.Indexer
 	objects  cache.Indexer // Endpoints
 
+	syncing atomic.Int32  // workers at slices
 	drained chan struct{} // has room for one; filled when no Service waits for its slices
 
 	writtenSlices  *written[*discoveryv1.EndpointSlice]

@@ -4,6 +4,7 @@ package endpoints
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -339,6 +340,32 @@ func TestRestGivesWay(t *testing.T) {
 	release()
 	f.until(slices)
 	f.objectsUntil(services, func() {})
+}
+
+// An Endpoints object waits for its own Service's slices, which no longer wait for a worker.
+func TestRestWaitsForItsSlices(t *testing.T) {
+	closed := newGate()
+	release := sync.OnceFunc(func() { close(closed.open) })
+	f := newFixture(t)
+	var released atomic.Bool
+	f.client.PrependReactor("create", "endpoints", func(clienttesting.Action) (bool, runtime.Object, error) {
+		if !released.Load() {
+			t.Error("the Endpoints object came first")
+		}
+		return false, nil, nil
+	})
+	f.many(1)
+	f.run(slow{Interface: f.client, slices: closed})
+	t.Cleanup(release) // before the controller is waited for
+	apitest.Eventually(t, "a worker at the slices", func() error {
+		if closed.came.Load() == 0 {
+			return errors.New("none")
+		}
+		return nil
+	})
+	released.Store(true)
+	release()
+	f.objectsUntil(1, func() {})
 }
 
 // EP-05: Endpoints made by hand are mirrored, and left alone.

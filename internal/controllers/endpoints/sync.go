@@ -28,14 +28,10 @@ func (c *controller) sync(ctx context.Context, key types.NamespacedName) error {
 	if !trigger.IsZero() {
 		c.restTriggers.note(key, trigger)
 	}
+	c.syncing.Add(1)
+	defer c.slicesDone()
 	c.rest.Add(key)
 	err := c.syncSlices(ctx, key, trigger)
-	if c.queue.Waiting() == 0 {
-		select {
-		case c.drained <- struct{}{}:
-		default:
-		}
-	}
 	if err != nil && !trigger.IsZero() {
 		c.triggers.note(key, trigger)
 	}
@@ -95,11 +91,27 @@ func (c *controller) syncRest(ctx context.Context, key types.NamespacedName) err
 	return err
 }
 
+// slicesWait says whether a Service waits for its slices, or for their write: on few
+// processors the rest would take half of them from it, and the store syncs its log for one
+// after the other.
+func (c *controller) slicesWait() bool { return c.queue.Waiting() > 0 || c.syncing.Load() > 0 }
+
+// slicesDone counts a worker off, and the last one lets the rest go on.
+func (c *controller) slicesDone() {
+	if c.syncing.Add(-1); c.slicesWait() {
+		return
+	}
+	select {
+	case c.drained <- struct{}{}:
+	default:
+	}
+}
+
 // giveWay waits until no Service waits for its slices, for restPace at most.
 func (c *controller) giveWay(ctx context.Context) {
 	enough := c.Clock.NewTimer(restPace)
 	defer enough.Stop()
-	for c.queue.Waiting() > 0 {
+	for c.slicesWait() {
 		select {
 		case <-c.drained:
 		case <-enough.C():
