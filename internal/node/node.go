@@ -82,9 +82,8 @@ func (n *Node) Pods() []corev1.Pod {
 // Run works until the context ends and waits for all workers then; workloads go
 // on running.
 func (n *Node) Run(ctx context.Context) error {
-	selector := fields.OneTermEqualSelector("spec.nodeName", n.cfg.Name).String()
 	factory := informers.NewSharedInformerFactoryWithOptions(n.cfg.Client, 0,
-		informers.WithTweakListOptions(func(o *metav1.ListOptions) { o.FieldSelector = selector }))
+		informers.WithTweakListOptions(func(o *metav1.ListOptions) { o.FieldSelector = n.selector() }))
 	pods := factory.Core().V1().Pods().Informer()
 	seen := func(o any) {
 		if p, ok := o.(*corev1.Pod); ok {
@@ -150,10 +149,17 @@ func (n *Node) miss(uid types.UID) {
 
 // adoptOrphans finds workloads whose pods are gone, and has them stopped.
 func (n *Node) adoptOrphans(ctx context.Context) {
+	if len(n.cfg.Runtime.Workloads()) == 0 {
+		return
+	}
+	bound := n.bound(ctx)
+	if ctx.Err() != nil {
+		return
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, l := range n.cfg.Runtime.Workloads() {
-		if _, ok := n.workers[l.PodUID()]; ok {
+		if _, ok := n.workers[l.PodUID()]; ok || bound[l.PodUID()] {
 			continue
 		}
 		w := n.newWorker(l.PodUID(), "orphan "+string(l.PodUID()))
@@ -161,6 +167,38 @@ func (n *Node) adoptOrphans(ctx context.Context) {
 		n.begin(ctx, w)
 		w.set(nil)
 	}
+}
+
+// bound asks the API for the node's pods until it answers or ctx ends. An informer's first
+// list may be older than what an earlier daemon saw: the watch tells of the rest, and a
+// guest that was started last isn't to be stopped meanwhile.
+func (n *Node) bound(ctx context.Context) map[types.UID]bool {
+	for pause := firstRetry; ; pause = min(2*pause, lastRetry) {
+		list, err := n.cfg.Client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{FieldSelector: n.selector()})
+		if err == nil {
+			out := make(map[types.UID]bool, len(list.Items))
+			for i := range list.Items {
+				out[list.Items[i].UID] = true
+			}
+			return out
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		n.cfg.Log.Warn("Guests whose pods are gone run on until the node's pods can be listed", "error", err)
+		t := n.cfg.Clock.NewTimer(pause)
+		select {
+		case <-t.C():
+		case <-ctx.Done():
+			t.Stop()
+			return nil
+		}
+	}
+}
+
+// selector selects the pods that are bound to this node.
+func (n *Node) selector() string {
+	return fields.OneTermEqualSelector("spec.nodeName", n.cfg.Name).String()
 }
 
 // begin runs a worker until it is done. The lock is held.

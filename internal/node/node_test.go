@@ -17,7 +17,10 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/utils/clock"
+
+	"portico.dev/portico/test/fakewatch"
 )
 
 // patience is for things that take milliseconds unless the machine is busy.
@@ -29,6 +32,8 @@ type rack struct {
 	loads map[types.UID]*fakeLoad
 	fail  error
 	story []string
+	// unknown is why it can't be told whether a pod has a workload.
+	unknown error
 }
 
 func (r *rack) say(format string, args ...any) {
@@ -68,11 +73,13 @@ func (r *rack) add(uid types.UID) *fakeLoad {
 	return l
 }
 
-func (r *rack) Find(pod *corev1.Pod) (Workload, bool) {
+func (r *rack) Find(pod *corev1.Pod) (Workload, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	l, ok := r.loads[pod.UID]
-	return l, ok
+	if l, ok := r.loads[pod.UID]; ok {
+		return l, nil
+	}
+	return nil, r.unknown
 }
 
 func (r *rack) Workloads() []Workload {
@@ -182,6 +189,7 @@ func newSite(t *testing.T, handOff HandOff, before func(*rack), objects ...runti
 		Name: "node-a", HostIPs: hosts, Client: s.client, Runtime: s.rack, Recorder: s.events,
 		HandOff: handOff, Clock: clock.RealClock{}, Log: slog.New(slog.DiscardHandler),
 	})
+	watched := fakewatch.Of(t, s.client, "pods")
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error)
 	go func() { ended <- s.node.Run(ctx) }()
@@ -192,6 +200,7 @@ func newSite(t *testing.T, handOff HandOff, before func(*rack), objects ...runti
 		}
 	})
 	t.Cleanup(s.stop)
+	watched()
 	return s
 }
 
@@ -323,6 +332,30 @@ func TestRunningPodWithoutGuestFailed(t *testing.T) {
 	}
 }
 
+// VM-06: a pod whose guest may run unseen is neither failed nor started again, and when it is
+// deleted it stays until that is told.
+func TestUnknownGuestIsLeft(t *testing.T) {
+	pod := testPod()
+	pod.Status.Phase = corev1.PodRunning
+	ending := pod.DeepCopy()
+	ending.DeletionTimestamp = &metav1.Time{Time: t0}
+	for _, p := range []*corev1.Pod{pod, ending} {
+		client, told := fake.NewClientset(p), &events{}
+		n := New(Config{
+			Name: "node-a", Client: client, Runtime: &rack{unknown: errors.New("its file can't be read")},
+			Recorder: told, Clock: clock.RealClock{}, Log: slog.New(slog.DiscardHandler),
+		})
+		w := n.newWorker(p.UID, p.Name)
+		w.set(p)
+		if done, again := w.step(t.Context()); done || again == 0 || len(client.Actions()) > 0 {
+			t.Errorf("done %v, again in %v, %v", done, again, client.Actions())
+		}
+		if !strings.Contains(told.all(), "GuestUnknown: its file can't be read") {
+			t.Errorf("events: %s", told.all())
+		}
+	}
+}
+
 // VM-06: guests whose pod is gone are stopped, whether it went before or after.
 func TestOrphansAreStopped(t *testing.T) {
 	s := newSite(t, nil, func(r *rack) { r.add("nobody") }, testPod())
@@ -331,6 +364,28 @@ func TestOrphansAreStopped(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.until(t, "without guests", func(*corev1.Pod) bool { return s.get("nobody") == nil && s.get("pod-1") == nil })
+}
+
+// VM-06: the first list that the daemon gets may be older than a guest: it runs on, and
+// what is in no list ends.
+func TestOldListEndsNoGuest(t *testing.T) {
+	pod := testPod()
+	pod.Status.Phase = corev1.PodRunning
+	r := &rack{loads: map[types.UID]*fakeLoad{}}
+	r.add("pod-1")
+	r.add("nobody")
+	client := fake.NewClientset(pod)
+	lists := 0
+	client.PrependReactor("list", "pods", func(clienttesting.Action) (bool, runtime.Object, error) {
+		lists++
+		return lists == 1, nil, errors.New("the API is away")
+	})
+	n := New(Config{Name: "node-a", Client: client, Runtime: r, Recorder: &events{}, Clock: clock.RealClock{}, Log: slog.New(slog.DiscardHandler)})
+	n.adoptOrphans(t.Context()) // no watch has told of a pod
+	n.working.Wait()            // for the end of all guests that are to end
+	if r.get("nobody") != nil || r.get("pod-1") == nil || lists != 2 {
+		t.Errorf("after %d lists: %s", lists, r.told())
+	}
 }
 
 // A second delete without grace ends the wait for the first.
@@ -370,10 +425,12 @@ func TestSliceHandOff(t *testing.T) {
 		}
 	}
 	client := fake.NewClientset(slice(&yes))
+	watched := fakewatch.Of(t, client, "endpointslices")
 	done := make(chan error, 1)
 	go func() {
 		done <- SliceHandOff(client, clock.RealClock{}, time.Millisecond, patience)(context.Background(), testPod())
 	}()
+	watched()
 	select {
 	case err := <-done:
 		t.Fatalf("it ended while the pod is listed as ready: %v", err)

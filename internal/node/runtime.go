@@ -17,8 +17,9 @@ type Runtime interface {
 	// Start begins the pod's workload. An error may be a *StartError.
 	Start(ctx context.Context, pod *corev1.Pod) (Workload, error)
 	// Find gives the pod's workload if there is one, also one that an earlier
-	// daemon started or that has ended.
-	Find(pod *corev1.Pod) (Workload, bool)
+	// daemon started or that has ended; nil: there is none. An error: that can't be
+	// told, and the pod is to stay as it is.
+	Find(pod *corev1.Pod) (Workload, error)
 	// Workloads gives all there are.
 	Workloads() []Workload
 }
@@ -35,7 +36,7 @@ func (NoRuntime) Start(context.Context, *corev1.Pod) (Workload, error) {
 }
 
 // Find implements Runtime.
-func (NoRuntime) Find(*corev1.Pod) (Workload, bool) { return nil, false }
+func (NoRuntime) Find(*corev1.Pod) (Workload, error) { return nil, nil }
 
 // Workloads implements Runtime.
 func (NoRuntime) Workloads() []Workload { return nil }

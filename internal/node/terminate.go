@@ -24,10 +24,8 @@ const (
 // passes at once.
 func (w *worker) terminate(ctx context.Context, pod *corev1.Pod) error {
 	n := w.n
-	if w.load == nil && n.cfg.Runtime.Runs(pod) {
-		if load, ok := n.cfg.Runtime.Find(pod); ok {
-			w.load = load
-		}
+	if err := w.find(pod); err != nil {
+		return err
 	}
 	if w.load != nil && w.load.Observe().Phase == corev1.PodRunning {
 		if err := w.stop(ctx, pod); err != nil {

@@ -127,13 +127,11 @@ func (w *worker) keep(ctx context.Context, pod *corev1.Pod) error {
 		w.tell(pod, "NoRuntime", message)
 		return w.write(ctx, pod, waiting(pod, n.cfg.HostIPs, "NoRuntime", message, n.now()))
 	}
-	if w.load == nil {
-		if load, ok := n.cfg.Runtime.Find(pod); ok {
-			w.load = load
-		}
+	if err := w.find(pod); err != nil {
+		return err
 	}
 	if w.load == nil && pod.Status.Phase == corev1.PodRunning {
-		const message = "the node lost the guest; its folder was removed while Portico wasn't running"
+		const message = "the node lost the guest; its folder was removed while Portico wasn't running, or can't be read"
 		w.tell(pod, "GuestLost", message)
 		return w.write(ctx, pod, failed(pod, n.cfg.HostIPs, "GuestLost", message, n.now()))
 	}
@@ -147,6 +145,18 @@ func (w *worker) keep(ctx context.Context, pod *corev1.Pod) error {
 		w.tell(pod, o.Reason, o.Message)
 	}
 	return w.write(ctx, pod, observed(pod, n.cfg.HostIPs, o, n.now()))
+}
+
+// find looks for a workload that the worker doesn't have yet. One that may run unseen is
+// neither given up nor started a second time.
+func (w *worker) find(pod *corev1.Pod) (err error) {
+	if w.load != nil || !w.n.cfg.Runtime.Runs(pod) {
+		return nil
+	}
+	if w.load, err = w.n.cfg.Runtime.Find(pod); err != nil {
+		w.tell(pod, "GuestUnknown", err.Error())
+	}
+	return err
 }
 
 // start begins the workload; a failure goes into the status and an event.

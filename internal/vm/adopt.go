@@ -32,10 +32,15 @@ func (m *Manager) Adopt(ctx context.Context) error {
 		}
 		g, err := m.adopt(ctx, filepath.Join(m.cfg.Dir, d.Name()))
 		if err != nil {
-			errs = append(errs, fmt.Errorf("adopt the guest %s: %w", d.Name(), err))
+			err = fmt.Errorf("adopt the guest %s: %w", d.Name(), err)
+			errs = append(errs, err)
 		}
 		if g != nil {
 			m.remember(g)
+		} else if err != nil {
+			m.mu.Lock()
+			m.unknown[d.Name()] = err
+			m.mu.Unlock()
 		}
 	}
 	if ctx.Err() != nil {
@@ -48,7 +53,11 @@ func (m *Manager) Adopt(ctx context.Context) error {
 // adopt looks at one guest's folder. No guest and no error: it was half made.
 func (m *Manager) adopt(ctx context.Context, dir string) (*Guest, error) {
 	var s spec.Spec
-	if err := restore(dir, specFile, &s); err != nil || s.ID != filepath.Base(dir) {
+	err := restore(dir, specFile, &s)
+	if unread := (*fs.PathError)(nil); errors.As(err, &unread) && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err // it may be whole, and have its disks here
+	}
+	if err != nil || s.ID != filepath.Base(dir) {
 		m.cfg.Log.Warn("removing a half-made guest", "dir", dir, "err", err)
 		return nil, discard(dir)
 	}
@@ -58,7 +67,7 @@ func (m *Manager) adopt(ctx context.Context, dir string) (*Guest, error) {
 		return g.ended(Status(was)), killAll(dir)
 	}
 	var r running
-	err := restore(dir, processFile, &r)
+	err = restore(dir, processFile, &r)
 	if errors.Is(err, fs.ErrNotExist) {
 		// It never ran: it is noted before it does.
 		m.cfg.Log.Warn("removing a half-made guest", "dir", dir)
@@ -183,7 +192,7 @@ func killAll(dir string) error {
 	return nil
 }
 
-// sweepLinks removes links of guests that don't run.
+// sweepLinks removes links of guests that don't run, but for those of which that isn't known.
 func (m *Manager) sweepLinks(ctx context.Context) error {
 	if m.cfg.Links == nil {
 		return nil
@@ -200,7 +209,7 @@ func (m *Manager) sweepLinks(ctx context.Context) error {
 	}
 	var errs []error
 	for _, id := range ids {
-		if !slices.Contains(live, id) {
+		if !slices.Contains(live, id) && m.Unknown(id) == nil {
 			errs = append(errs, m.cfg.Links.Detach(ctx, id))
 		}
 	}

@@ -362,7 +362,7 @@ func TestAdoptStaleState(t *testing.T) {
 	}
 	select {
 	case <-p.Done():
-	case <-time.After(5 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Error("the stray process runs on")
 		_ = p.Kill()
 	}

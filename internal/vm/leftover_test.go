@@ -125,3 +125,78 @@ func TestAdoptInterrupted(t *testing.T) {
 		t.Error("the guest is noted as ended")
 	}
 }
+
+// TestAdoptUnreadable shows that a guest whose files can't be read now keeps its process,
+// its folder and its link (VM-06).
+func TestAdoptUnreadable(t *testing.T) {
+	guests := t.TempDir()
+	var running []*process.Process
+	for id, unreadable := range map[string]string{"a": specFile, "b": processFile} {
+		dir := filepath.Join(guests, id)
+		if err := os.MkdirAll(filepath.Join(dir, unreadable), 0o700); err != nil { // a folder is no file
+			t.Fatal(err)
+		}
+		if unreadable != specFile {
+			if err := save(dir, specFile, spec.Spec{ID: id}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cmd := exec.Command("sleep", "60")
+		cmd.Dir = dir
+		p, err := process.Start(cmd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			_ = p.Kill()
+			<-p.Done()
+		})
+		running = append(running, p)
+	}
+	links := &notedLinks{ids: []string{"a", "b", "gone"}}
+	m, err := Open(Config{Dir: guests, Links: links, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Adopt(t.Context()); err == nil {
+		t.Error("no error tells of the guests")
+	}
+	if !slices.Equal(links.detached, []string{"gone"}) {
+		t.Errorf("links removed: %v, want that of the guest that is gone", links.detached)
+	}
+	for _, p := range running {
+		select {
+		case <-p.Done():
+			t.Errorf("process %d was ended", p.ID.PID)
+		default:
+		}
+	}
+	if m.Unknown("a") == nil || m.Unknown("b") == nil || m.Unknown("gone") != nil {
+		t.Errorf("unknown: %v, %v, %v", m.Unknown("a"), m.Unknown("b"), m.Unknown("gone"))
+	}
+	for _, p := range running {
+		if err := p.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		<-p.Done()
+	}
+	if err := errors.Join(m.Unknown("a"), m.Unknown("b")); err != nil {
+		t.Errorf("although nothing runs: %v", err)
+	}
+	if left, err := os.ReadDir(guests); err != nil || len(left) != 2 {
+		t.Errorf("folders left: %v, %v", left, err)
+	}
+}
+
+// notedLinks has links and notes which are removed.
+type notedLinks struct {
+	Links
+	ids, detached []string
+}
+
+func (l *notedLinks) List() ([]string, error) { return l.ids, nil }
+
+func (l *notedLinks) Detach(_ context.Context, id string) error {
+	l.detached = append(l.detached, id)
+	return nil
+}

@@ -2,8 +2,10 @@ package vm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -11,6 +13,7 @@ import (
 
 	"portico.dev/portico/internal/vm/accel"
 	"portico.dev/portico/internal/vm/link"
+	"portico.dev/portico/internal/vm/process"
 )
 
 // Links gives guests their network; *link.Manager does.
@@ -46,8 +49,9 @@ type Config struct {
 type Manager struct {
 	cfg Config
 
-	mu     sync.Mutex        // guards the following
-	guests map[string]*Guest // nil while Start is at work
+	mu      sync.Mutex        // guards the following
+	guests  map[string]*Guest // nil while Start is at work
+	unknown map[string]error  // why Adopt couldn't tell what is in a folder
 }
 
 // Open prepares a Manager; call Adopt before Start.
@@ -66,7 +70,7 @@ func Open(cfg Config) (*Manager, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open the guests' folder: %w", err)
 	}
-	return &Manager{cfg: cfg, guests: map[string]*Guest{}}, nil
+	return &Manager{cfg: cfg, guests: map[string]*Guest{}, unknown: map[string]error{}}, nil
 }
 
 // Guests gives all guests, also those that have ended and aren't removed.
@@ -88,6 +92,21 @@ func (m *Manager) Guest(id string) (*Guest, bool) {
 	defer m.mu.Unlock()
 	g, ok := m.guests[id]
 	return g, ok && g != nil
+}
+
+// Unknown gives why Adopt couldn't take over a guest that runs still; nil: there is none.
+func (m *Manager) Unknown(id string) error {
+	m.mu.Lock()
+	err := m.unknown[id]
+	m.mu.Unlock()
+	if err == nil {
+		return nil
+	}
+	pids, lookErr := process.InDirectory(filepath.Join(m.cfg.Dir, id))
+	if errors.Is(lookErr, fs.ErrNotExist) || lookErr == nil && len(pids) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w; mend its files and restart the agent, or end its QEMU %v", err, pids)
 }
 
 // Console opens a session at a guest's serial console.

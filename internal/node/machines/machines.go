@@ -79,13 +79,13 @@ func instanceOf(pod *corev1.Pod) *metav1.OwnerReference {
 }
 
 // Find implements node.Runtime.
-func (m *Machines) Find(pod *corev1.Pod) (node.Workload, bool) {
+func (m *Machines) Find(pod *corev1.Pod) (node.Workload, error) {
 	for _, g := range m.cfg.VM.Guests() {
 		if g.Spec.PodUID == string(pod.UID) {
-			return m.loadOf(g, wasReady(pod)), true
+			return m.loadOf(g, wasReady(pod)), nil
 		}
 	}
-	return nil, false
+	return nil, m.cfg.VM.Unknown(string(instanceOf(pod).UID)) // a guest's id is its instance's UID
 }
 
 // Workloads implements node.Runtime.

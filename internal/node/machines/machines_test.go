@@ -163,9 +163,9 @@ func TestMachineFromImage(t *testing.T) {
 	pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.ContainersReady, Status: corev1.ConditionTrue}}
 	m, _ = setUp(t, dir, vmi)
 	defer m.Close()
-	found, ok := m.Find(pod)
-	if !ok || !found.Observe().Ready {
-		t.Fatalf("adopted %v, want it ready at once", found)
+	found, err := m.Find(pod)
+	if err != nil || found == nil || !found.Observe().Ready {
+		t.Fatalf("adopted %v, %v; want it ready at once", found, err)
 	}
 	web.Close()
 	o = awaitObservation(t, found, "unready", func(o node.Observation) bool { return !o.Ready })

@@ -112,7 +112,7 @@ func restartStaysReady(t *testing.T, s *apitest.Server) {
 		case event := <-w.ResultChan():
 			n, ok := event.Object.(*corev1.Node)
 			reported = ok && n.Status.NodeInfo.KubeletVersion == "v2"
-		case <-time.After(8 * time.Second):
+		case <-time.After(30 * time.Second):
 			t.Fatal("the new run reported nothing")
 		}
 	}

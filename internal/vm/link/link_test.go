@@ -36,7 +36,7 @@ func TestGuest(t *testing.T) {
 	a.reaches(t, append(nodeAddrs, "10.245.0.12", "fd00:10:245::12")...)
 	// The other way: the node's source is its own address of the pods' range.
 	for i, to := range []string{"10.245.0.12", "fd00:10:245::12"} {
-		if got, err := nstest.Ask(to, 8080, 2*time.Second); err != nil || got != nodeAddrs[i] {
+		if got, err := nstest.Ask(to, 8080, patience); err != nil || got != nodeAddrs[i] {
 			t.Errorf("the node to %s: seen as %q, %v", to, got, err)
 		}
 	}
@@ -148,7 +148,7 @@ func TestAdopt(t *testing.T) {
 		}
 	}
 	vm.Do(t, func() error { // it renews with the new one
-		c, err := nclient4.New(vm.nic, nclient4.WithTimeout(500*time.Millisecond))
+		c, err := nclient4.New(vm.nic, nclient4.WithTimeout(500*time.Millisecond), nclient4.WithRetry(retries))
 		if err != nil {
 			return err
 		}
@@ -217,7 +217,7 @@ func TestMends(t *testing.T) {
 			if err := c.harm(); err != nil {
 				t.Fatal(err)
 			}
-			took := nstest.Eventually(t, 2*time.Second, "mended", func() bool { return whole(name, vm.guest) })
+			took := nstest.Eventually(t, patience, "mended", func() bool { return whole(name, vm.guest) })
 			t.Logf("back after %v", took)
 		})
 	}

@@ -23,7 +23,11 @@ import (
 	"portico.dev/portico/internal/routes/sysctl"
 )
 
-const patience = 3 * time.Second
+// patience is how long a state or an answer may take on a busy machine.
+const patience = 20 * time.Second
+
+// retries is how often a guest's DHCP client asks, each time for twice as long: 15 s in all.
+const retries = 5
 
 // node makes the node's network and a manager on it; both go, with proof that
 // nothing stays, at the end of the test.
@@ -150,7 +154,7 @@ func (vm *machine) configure(t *testing.T) {
 	vm.Do(t, func() error {
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
-		c4, err := nclient4.New(vm.nic, nclient4.WithTimeout(500*time.Millisecond))
+		c4, err := nclient4.New(vm.nic, nclient4.WithTimeout(500*time.Millisecond), nclient4.WithRetry(retries))
 		if err != nil {
 			return err
 		}
@@ -162,7 +166,7 @@ func (vm *machine) configure(t *testing.T) {
 		if got := lease.ACK.YourIPAddr.String(); got != vm.guest.Addrs[0].String() {
 			return fmt.Errorf("DHCPv4 gave %s", got)
 		}
-		c6, err := nclient6.New(vm.nic, nclient6.WithTimeout(500*time.Millisecond))
+		c6, err := nclient6.New(vm.nic, nclient6.WithTimeout(500*time.Millisecond), nclient6.WithRetry(retries))
 		if err != nil {
 			return err
 		}
@@ -184,7 +188,7 @@ func (vm *machine) configure(t *testing.T) {
 		}
 		return nstest.Route("0.0.0.0/0", lease.ACK.Router()[0].String(), vm.nic)
 	})
-	nstest.Eventually(t, 5*time.Second, "a default route by router advertisement", func() bool {
+	nstest.Eventually(t, patience, "a default route by router advertisement", func() bool {
 		return strings.Contains(vm.run(t, "ip", "-6", "route", "show", "default"), "via fe80::1")
 	})
 }
@@ -229,7 +233,7 @@ func (vm *machine) reaches(t *testing.T, addrs ...string) {
 		if strings.Contains(to, ":") {
 			want = vm.guest.Addrs[1].String()
 		}
-		if got, err := vm.ask(t, to, 2*time.Second); err != nil || got != want {
+		if got, err := vm.ask(t, to, patience); err != nil || got != want {
 			t.Errorf("%s to %s: seen as %q, %v; want %s", vm.guest.Addrs[0], to, got, err, want)
 		}
 	}
