@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,6 +24,10 @@ import (
 const (
 	defaultDrainTimeout = 5 * time.Minute
 	drainLook           = 200 * time.Millisecond
+	// drainRounds is how often those that come after the cordon are stopped, too: the
+	// scheduler hears of it long before the first have ended. What tolerates the cordon
+	// comes back each time.
+	drainRounds = 3
 	// successorWait is how long the successor of a stopped guest is waited for, to say
 	// where it runs. One that isn't started by itself has none.
 	successorWait = 5 * time.Second
@@ -129,30 +134,36 @@ func (d *drain) run(ctx context.Context) error {
 	d.say("Cordoned", "node %s", d.node)
 	ctx, cancel := context.WithTimeout(ctx, d.timeout)
 	defer cancel()
-	pods, err := d.pods(ctx)
-	if err != nil {
-		return err
-	}
 	var stopped []*corev1.Pod
 	var left []string
-	for i := range pods {
-		pod := &pods[i]
-		why, err := d.keeps(ctx, pod)
+	seen := map[types.UID]bool{}
+	for round := 1; ; round++ {
+		// Again after all were gone: the scheduler may not have known yet that the node
+		// takes nobody.
+		pods, err := d.pods(ctx)
 		if err != nil {
 			return err
 		}
-		if why != "" {
-			d.say("Left", "%s: %s", guestName(pod), why)
-			left = append(left, guestName(pod))
-			continue
+		pods = slices.DeleteFunc(pods, func(p *corev1.Pod) bool { return seen[p.UID] })
+		if len(pods) == 0 {
+			break
 		}
-		if err := d.stop(ctx, pod); err != nil {
+		if round > drainRounds {
+			return fmt.Errorf("node %s isn't empty after %d rounds, there came again: %s; do they tolerate the taint %s?",
+				d.node, drainRounds, guestNames(pods), corev1.TaintNodeUnschedulable)
+		}
+		ending, kept, err := d.stopAll(ctx, pods)
+		if err != nil {
 			return err
 		}
-		stopped = append(stopped, pod)
-	}
-	if err := d.await(ctx, stopped); err != nil {
-		return err
+		if err := d.await(ctx, ending); err != nil {
+			return err
+		}
+		for _, p := range pods {
+			seen[p.UID] = true
+			stopped = slices.DeleteFunc(stopped, func(before *corev1.Pod) bool { return guestName(before) == guestName(p) })
+		}
+		stopped, left = append(stopped, ending...), append(left, kept...)
 	}
 	d.successors(ctx, stopped)
 	if len(left) > 0 {
@@ -162,16 +173,39 @@ func (d *drain) run(ctx context.Context) error {
 	return nil
 }
 
-// pods are those of the node that haven't ended; a DaemonSet's belong to the node.
-func (d *drain) pods(ctx context.Context) ([]corev1.Pod, error) {
+// stopAll stops pods, and gives those that end and the names of those that it leaves.
+func (d *drain) stopAll(ctx context.Context, pods []*corev1.Pod) (ending []*corev1.Pod, left []string, err error) {
+	for _, pod := range pods {
+		why, err := d.keeps(ctx, pod)
+		if err != nil {
+			return nil, nil, err
+		}
+		if why != "" {
+			d.say("Left", "%s: %s", guestName(pod), why)
+			left = append(left, guestName(pod))
+			continue
+		}
+		if err := d.stop(ctx, pod); err != nil {
+			return nil, nil, err
+		}
+		ending = append(ending, pod)
+	}
+	return ending, left, nil
+}
+
+// pods are those of the node that haven't ended; a DaemonSet's and a kubelet's own (mirror
+// pods, which it makes again at once) belong to the node.
+func (d *drain) pods(ctx context.Context) ([]*corev1.Pod, error) {
 	list, err := d.kube.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("spec.nodeName", d.node).String()})
 	if err != nil {
 		return nil, fmt.Errorf("list the pods of node %s: %w", d.node, err)
 	}
-	var out []corev1.Pod
-	for _, p := range list.Items {
-		owner := metav1.GetControllerOf(&p)
-		if p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed || owner != nil && owner.Kind == "DaemonSet" {
+	var out []*corev1.Pod
+	for i := range list.Items {
+		p := &list.Items[i]
+		owner := metav1.GetControllerOf(p)
+		_, mirror := p.Annotations[corev1.MirrorPodAnnotationKey]
+		if p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed || mirror || owner != nil && owner.Kind == "DaemonSet" {
 			continue
 		}
 		out = append(out, p)
@@ -185,6 +219,14 @@ func guestName(pod *corev1.Pod) string {
 		return "guest " + pod.Namespace + "/" + owner.Name
 	}
 	return "pod " + pod.Namespace + "/" + pod.Name
+}
+
+func guestNames(pods []*corev1.Pod) string {
+	var names []string
+	for _, p := range pods {
+		names = append(names, guestName(p))
+	}
+	return strings.Join(names, ", ")
 }
 
 // instanceOf is the instance that a pod runs; nil: it runs something else.
@@ -270,11 +312,7 @@ func (d *drain) await(ctx context.Context, pods []*corev1.Pod) error {
 			return err == nil && now.UID != pod.UID, err
 		})
 		if err != nil {
-			var still []string
-			for _, p := range pods[i:] {
-				still = append(still, guestName(p))
-			}
-			return fmt.Errorf("node %s isn't empty after %v, still there: %s: %w; does its agent run?", d.node, d.timeout, strings.Join(still, ", "), err)
+			return fmt.Errorf("node %s isn't empty after %v, still there: %s: %w; does its agent run?", d.node, d.timeout, guestNames(pods[i:]), err)
 		}
 	}
 	return nil
@@ -303,6 +341,10 @@ func (d *drain) successors(ctx context.Context, pods []*corev1.Pod) {
 	defer cancel()
 	for _, pod := range pods {
 		verb, words := "Stopped", guestName(pod)
+		if metav1.GetControllerOf(pod) == nil { // nobody starts it again
+			d.say(verb, "%s", words)
+			continue
+		}
 		_ = until(ctx, func() (bool, error) { // its end is an answer, too
 			next := d.successor(ctx, pod)
 			if next == nil {
@@ -327,9 +369,6 @@ func (d *drain) successors(ctx context.Context, pods []*corev1.Pod) {
 // successor is the pod that now stands for the same guest; nil: none.
 func (d *drain) successor(ctx context.Context, pod *corev1.Pod) *corev1.Pod {
 	owner := metav1.GetControllerOf(pod)
-	if owner == nil {
-		return nil
-	}
 	list, err := d.kube.CoreV1().Pods(pod.Namespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return nil

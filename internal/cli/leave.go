@@ -158,14 +158,14 @@ func (l *leave) unregister(ctx context.Context, failed error) error {
 		return err
 	}
 	now := int64(0)
-	for i := range pods {
-		err := l.kube.CoreV1().Pods(pods[i].Namespace).Delete(ctx, pods[i].Name, metav1.DeleteOptions{
-			GracePeriodSeconds: &now, Preconditions: metav1.NewUIDPreconditions(string(pods[i].UID)),
+	for _, pod := range pods {
+		err := l.kube.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{
+			GracePeriodSeconds: &now, Preconditions: metav1.NewUIDPreconditions(string(pod.UID)),
 		})
 		if err != nil && !apierrors.IsNotFound(err) {
-			return fmt.Errorf("release %s: %w", guestName(&pods[i]), err)
+			return fmt.Errorf("release %s: %w", guestName(pod), err)
 		}
-		l.down.say("Released", guestName(&pods[i]))
+		l.down.say("Released", guestName(pod))
 	}
 	for what, remove := range map[string]func(context.Context, string, metav1.DeleteOptions) error{
 		"Lease": l.kube.CoordinationV1().Leases(corev1.NamespaceNodeLease).Delete,
