@@ -301,7 +301,7 @@ func (c *cluster) loss(namespace string) {
 		for range 2 { // both families
 			select {
 			case <-watch.ResultChan():
-			case <-time.After(5 * time.Second):
+			case <-time.After(30 * time.Second):
 				c.Fatal("the slice isn't written")
 			}
 		}

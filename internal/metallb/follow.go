@@ -187,25 +187,22 @@ func (o *objects[T]) missing() {
 	}
 }
 
-// replace takes a whole list, and wakes the caller where it says anything new.
+// replace takes a whole list, and wakes the caller where it says anything new. Nobody sees
+// a part of it: what isn't in the configuration is taken from Services.
 func (o *objects[T]) replace(items []unstructured.Unstructured) {
 	o.mu.Lock()
+	defer o.mu.Unlock()
 	gone := maps.Clone(o.version)
-	first := !o.listed
+	news := !o.listed
 	o.listed = true
-	o.mu.Unlock()
-	news := first
 	for i := range items {
 		delete(gone, items[i].GetName())
-		news = o.apply(&items[i], false) || news
+		news = o.keep(&items[i]) || news
 	}
-	o.mu.Lock()
 	for name := range gone {
-		delete(o.byName, name)
-		delete(o.version, name)
+		o.forget(name)
 		news = true
 	}
-	o.mu.Unlock()
 	if news {
 		o.poke()
 	}
@@ -213,14 +210,24 @@ func (o *objects[T]) replace(items []unstructured.Unstructured) {
 
 // apply takes one object and tells whether it is news.
 func (o *objects[T]) apply(object *unstructured.Unstructured, gone bool) bool {
-	name := object.GetName()
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if gone {
-		delete(o.byName, name)
-		delete(o.version, name)
+		o.forget(object.GetName())
 		return true
 	}
+	return o.keep(object)
+}
+
+// forget drops an object that is gone. mu is held.
+func (o *objects[T]) forget(name string) {
+	delete(o.byName, name)
+	delete(o.version, name)
+}
+
+// keep keeps an object that there is. mu is held.
+func (o *objects[T]) keep(object *unstructured.Unstructured) bool {
+	name := object.GetName()
 	if o.version[name] == object.GetResourceVersion() {
 		return false
 	}

@@ -32,9 +32,8 @@ const (
 	discoverSoon   = time.Second
 	discoverRounds = 5
 
-	// absentOwners is how many owners known to be gone are remembered. A UID is
-	// never used again, so the memory can't become wrong; it saves one read for
-	// each further dependent.
+	// absentOwners is how many owners known to be gone are remembered: it saves one
+	// read for each further dependent.
 	absentOwners = 1000
 )
 
@@ -54,10 +53,18 @@ type item struct {
 	uid       types.UID
 }
 
+// reference is an owner as a dependent names it. A UID is never used again, so one that
+// leads nowhere never will; another with the same UID may, where the first is wrong in its
+// kind, name or namespace.
+type reference struct {
+	apiVersion, kind, namespace, name string
+	uid                               types.UID
+}
+
 type controller struct {
 	Deps
 	queue  *work.Queue[item]
-	absent *lru.Cache
+	absent *lru.Cache    // of references
 	poke   chan struct{} // a CustomResourceDefinition changed
 
 	mu       sync.RWMutex

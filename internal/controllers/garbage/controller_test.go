@@ -22,6 +22,9 @@ import (
 	discoveryfake "k8s.io/client-go/discovery/fake"
 	"k8s.io/client-go/metadata/fake"
 	clienttesting "k8s.io/client-go/testing"
+	"k8s.io/utils/lru"
+
+	"portico.dev/portico/internal/controllers/resources"
 )
 
 var configMaps = schema.GroupVersionResource{Version: "v1", Resource: "configmaps"}
@@ -72,17 +75,10 @@ func start(t *testing.T, prepare func(*fake.FakeMetadataClient), objects ...*obj
 		prepare(client)
 	}
 	writeAfterWatch(client)
-	served := &discoveryfake.FakeDiscovery{Fake: &clienttesting.Fake{Resources: []*metav1.APIResourceList{{
-		GroupVersion: "v1",
-		APIResources: []metav1.APIResource{{
-			Name: "configmaps", Kind: "ConfigMap", Namespaced: true,
-			Verbs: metav1.Verbs{"get", "list", "watch", "delete", "patch"},
-		}},
-	}}}}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() {
-		done <- Run(ctx, Deps{Metadata: client, Discovery: served, Log: slog.New(slog.DiscardHandler)})
+		done <- Run(ctx, Deps{Metadata: client, Discovery: serving(), Log: slog.New(slog.DiscardHandler)})
 	}()
 	t.Cleanup(func() {
 		cancel()
@@ -91,6 +87,17 @@ func start(t *testing.T, prepare func(*fake.FakeMetadataClient), objects ...*obj
 		}
 	})
 	return &fixture{T: t, client: client}
+}
+
+// serving is an API with ConfigMaps.
+func serving() *discoveryfake.FakeDiscovery {
+	return &discoveryfake.FakeDiscovery{Fake: &clienttesting.Fake{Resources: []*metav1.APIResourceList{{
+		GroupVersion: "v1",
+		APIResources: []metav1.APIResource{{
+			Name: "configmaps", Kind: "ConfigMap", Namespaced: true,
+			Verbs: metav1.Verbs{"get", "list", "watch", "delete", "patch"},
+		}},
+	}}}}
 }
 
 // writeAfterWatch refuses writes until the watch has begun: the fake server has no
@@ -135,7 +142,7 @@ func (f *fixture) left() string {
 
 func (f *fixture) until(want string) {
 	f.Helper()
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(30 * time.Second)
 	got := ""
 	for time.Now().Before(deadline) {
 		if got = f.left(); got == want {
@@ -181,6 +188,32 @@ func TestUnsure(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.until("a<x b<down c<unserved d<x<gone")
+}
+
+// An owner that somebody named wrongly isn't gone for those that name it right: the memory
+// of owners that are gone must not be filled from another namespace.
+func TestWrongReferenceToALivingOwner(t *testing.T) {
+	scheme := fake.NewTestScheme()
+	if err := metav1.AddMetaToScheme(scheme); err != nil {
+		t.Fatal(err)
+	}
+	served, err := resources.Discover(t.Context(), serving())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &controller{Deps: Deps{Metadata: fake.NewSimpleMetadataClient(scheme, thing("root"))}, served: served, absent: lru.New(absentOwners)}
+	right := thing("child", "root").OwnerReferences[0]
+	renamed := thing("child", "other=uid-root").OwnerReferences[0]
+	for _, dependent := range []struct {
+		namespace string
+		ref       metav1.OwnerReference
+		want      ownerState
+	}{{"elsewhere", right, ownerAbsent}, {"ns", renamed, ownerAbsent}, {"ns", right, ownerPresent}} {
+		is, err := c.owner(t.Context(), dependent.namespace, dependent.ref)
+		if err != nil || is != dependent.want {
+			t.Errorf("%s in %s: %v, %v", dependent.ref.Name, dependent.namespace, is, err)
+		}
+	}
 }
 
 // API-09: foreground deletion waits for the dependents that block.

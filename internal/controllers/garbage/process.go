@@ -142,7 +142,8 @@ var errUnknownKind = errors.New("the API doesn't serve this kind")
 
 // owner asks the API about an owner. An error means that it can't be told.
 func (c *controller) owner(ctx context.Context, namespace string, ref metav1.OwnerReference) (ownerState, error) {
-	if _, known := c.absent.Get(ref.UID); known {
+	named := reference{ref.APIVersion, ref.Kind, namespace, ref.Name, ref.UID}
+	if _, known := c.absent.Get(named); known {
 		return ownerAbsent, nil
 	}
 	if _, k := c.cachedOwner(namespace, ownerOf(&ref)); k != nil && !k.waiting {
@@ -163,7 +164,7 @@ func (c *controller) owner(ctx context.Context, namespace string, ref metav1.Own
 	case err != nil:
 		return 0, err
 	case live == nil || live.UID != ref.UID:
-		c.absent.Add(ref.UID, struct{}{})
+		c.absent.Add(named, struct{}{})
 		return ownerAbsent, nil
 	case waiting(live):
 		return ownerWaiting, nil

@@ -19,6 +19,7 @@ import (
 	coordinationclient "k8s.io/client-go/kubernetes/typed/coordination/v1"
 	"k8s.io/client-go/tools/leaderelection"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
+	"k8s.io/client-go/util/retry"
 )
 
 // Config says who contends for which Lease.
@@ -55,7 +56,7 @@ func Run(ctx context.Context, c Config, lead func(context.Context)) error {
 	if c.Timing == (Timing{}) {
 		c.Timing = DefaultTiming()
 	}
-	if _, err := c.elector(nil, nil); err != nil {
+	if _, err := c.elector(func(context.Context) {}, func() {}); err != nil {
 		return fmt.Errorf("contend for lease %s/%s: %w", c.Namespace, c.Name, err)
 	}
 	for ctx.Err() == nil {
@@ -69,8 +70,8 @@ func Run(ctx context.Context, c Config, lead func(context.Context)) error {
 // term is one election: it ends when the Lease was lost, or given back because
 // ctx ended.
 //
-// client-go gives the Lease back as soon as its context ends, while the job may
-// still be writing. So its context outlives ctx until the job is done.
+// The Lease is renewed until the job is done, which may still be writing when ctx
+// ends: the elector's context outlives ctx so long.
 func (c *Config) term(ctx context.Context, lead func(context.Context)) error {
 	electorCtx, letGo := context.WithCancel(context.WithoutCancel(ctx))
 	defer letGo()
@@ -118,24 +119,47 @@ func (c *Config) term(ctx context.Context, lead func(context.Context)) error {
 	elector.Run(electorCtx)
 	stop()
 	wait()
+	if ctx.Err() != nil && elector.IsLeader() {
+		c.giveBack(ctx)
+	}
 	return nil
 }
 
-func (c *Config) elector(start func(context.Context), stopped func()) (*leaderelection.LeaderElector, error) {
-	if start == nil {
-		start, stopped = func(context.Context) {}, func() {}
+// giveBack lets others have the Lease at once. client-go would do so before the job of a
+// Lease that couldn't be renewed is told to end, which that delays by up to Deadline, and
+// would not ask whose the Lease is by then.
+func (c *Config) giveBack(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.Timing.Deadline)
+	defer cancel()
+	leases := c.Leases.Leases(c.Namespace)
+	err := retry.RetryOnConflict(retry.DefaultRetry, func() error { // a renewal may still have been under way
+		lease, err := leases.Get(ctx, c.Name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		if holder := lease.Spec.HolderIdentity; holder == nil || *holder != c.Identity {
+			return nil
+		}
+		lease.Spec.HolderIdentity = new(string)
+		_, err = leases.Update(ctx, lease, metav1.UpdateOptions{})
+		return err
+	})
+	if err != nil {
+		c.Log.Warn("the Lease isn't given back, others wait until it is over", "lease", c.Namespace+"/"+c.Name, "err", err)
 	}
+}
+
+func (c *Config) elector(start func(context.Context), stopped func()) (*leaderelection.LeaderElector, error) {
 	return leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
 		Lock: &resourcelock.LeaseLock{
 			LeaseMeta:  metav1.ObjectMeta{Namespace: c.Namespace, Name: c.Name},
 			Client:     c.Leases,
 			LockConfig: resourcelock.ResourceLockConfig{Identity: c.Identity},
 		},
-		Name:            c.Name,
-		LeaseDuration:   c.Timing.Duration,
-		RenewDeadline:   c.Timing.Deadline,
-		RetryPeriod:     c.Timing.Retry,
-		ReleaseOnCancel: true,
-		Callbacks:       leaderelection.LeaderCallbacks{OnStartedLeading: start, OnStoppedLeading: stopped},
+		Name:          c.Name,
+		LeaseDuration: c.Timing.Duration,
+		RenewDeadline: c.Timing.Deadline,
+		RetryPeriod:   c.Timing.Retry,
+		Callbacks:     leaderelection.LeaderCallbacks{OnStartedLeading: start, OnStoppedLeading: stopped},
 	})
 }

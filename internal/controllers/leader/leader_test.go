@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/fake"
@@ -20,6 +21,9 @@ func config(client *fake.Clientset, identity string) Config {
 		Timing: Timing{Duration: 2 * time.Second, Deadline: 200 * time.Millisecond, Retry: 20 * time.Millisecond},
 	}
 }
+
+// patient is the timing of a Lease that isn't lost while a test runs.
+var patient = Timing{Duration: time.Hour, Deadline: time.Minute, Retry: 20 * time.Millisecond}
 
 // contender runs in the background; its channels tell what happens.
 type contender struct {
@@ -57,7 +61,9 @@ func holder(t *testing.T, client *fake.Clientset) string {
 // The Lease is given back only when the job has ended, and then at once.
 func TestReleaseWaitsForTheJob(t *testing.T) {
 	client := fake.NewClientset()
-	a := contend(t, config(client, "a"))
+	mine := config(client, "a")
+	mine.Timing = patient // it isn't to be lost on a slow machine
+	a := contend(t, mine)
 	<-a.began
 	b := contend(t, config(client, "b"))
 	close(b.hold)
@@ -89,13 +95,13 @@ func TestReleaseWaitsForTheJob(t *testing.T) {
 func TestSameIdentityGoesOn(t *testing.T) {
 	client := fake.NewClientset()
 	c := config(client, "a")
-	c.Timing = Timing{Duration: time.Hour, Deadline: time.Minute, Retry: 20 * time.Millisecond}
+	c.Timing = patient
 	crashed := contend(t, c)
 	<-crashed.began
 	again := contend(t, c)
 	select {
 	case <-again.began:
-	case <-time.After(5 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Fatal("it waits for its own Lease")
 	}
 	for _, k := range []*contender{crashed, again} {
@@ -118,17 +124,63 @@ func TestLostLease(t *testing.T) {
 	broken.Store(true)
 	select {
 	case <-k.ended:
-	case <-time.After(5 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Fatal("the job goes on without the Lease")
 	}
 	broken.Store(false)
 	select {
 	case <-k.began:
-	case <-time.After(5 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Fatal("it doesn't contend again")
 	}
 	k.stop()
 	<-k.returned
+}
+
+// A Lease that couldn't be renewed stays taken while its job still runs.
+func TestLostLeaseIsNotGivenBack(t *testing.T) {
+	client := fake.NewClientset()
+	var broken atomic.Bool
+	client.PrependReactor("update", "leases", func(a clienttesting.Action) (bool, runtime.Object, error) {
+		holder := a.(clienttesting.UpdateAction).GetObject().(*coordinationv1.Lease).Spec.HolderIdentity
+		return broken.Load() && *holder == "a", nil, context.DeadlineExceeded // to give it back would work
+	})
+	c := config(client, "a")
+	lost := make(chan struct{})
+	release := make(chan struct{})
+	ctx, cancel := context.WithCancel(t.Context())
+	returned := make(chan error, 1)
+	go func() {
+		returned <- Run(ctx, c, func(ctx context.Context) {
+			broken.Store(true)
+			<-ctx.Done()
+			lost <- struct{}{}
+			<-release
+		})
+	}()
+	<-lost
+	if got := holder(t, client); got != "a" {
+		t.Errorf("the Lease is %q's while a's job runs", got)
+	}
+	cancel()
+	close(release)
+	if err := <-returned; err != nil {
+		t.Error(err)
+	}
+}
+
+// Who wakes up late gives back its own Lease only, not another's who has it by now.
+func TestAnothersLease(t *testing.T) {
+	for name, left := range map[string]string{"a": "", "b": "b"} {
+		client := fake.NewClientset(&coordinationv1.Lease{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: "test"}, Spec: coordinationv1.LeaseSpec{HolderIdentity: &name},
+		})
+		c := config(client, "a")
+		c.giveBack(t.Context())
+		if got := holder(t, client); got != left {
+			t.Errorf("%s's Lease is %q's", name, got)
+		}
+	}
 }
 
 func TestBadTiming(t *testing.T) {

@@ -44,7 +44,6 @@ type Deps struct {
 type controller struct {
 	Deps
 	queue *work.Queue[string]
-	cache cache.Indexer
 
 	mu    sync.Mutex
 	pause map[string]time.Duration // until the next look, by namespace; guarded by mu
@@ -61,7 +60,6 @@ func Run(ctx context.Context, d Deps) error {
 	c := &controller{
 		Deps:  d,
 		queue: work.New[string]("namespaces", d.Log, d.Clock),
-		cache: informer.GetIndexer(),
 		pause: map[string]time.Duration{},
 	}
 	changed := func(obj any) {
@@ -92,11 +90,16 @@ func Run(ctx context.Context, d Deps) error {
 
 // sync takes one step towards the end of a namespace.
 func (c *controller) sync(ctx context.Context, name string) error {
-	obj, exists, err := c.cache.GetByKey(name)
-	if err != nil || !exists {
-		return err
+	// As it is stored: a cache may still have a Namespace that is gone, and what is in a new
+	// one of its name must stay.
+	ns, err := c.Client.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		c.forget(name) // also where it went while we were at work
+		return nil
 	}
-	ns := obj.(*corev1.Namespace)
+	if err != nil {
+		return fmt.Errorf("read namespace %s: %w", name, err)
+	}
 	if ns.DeletionTimestamp == nil || !slices.Contains(ns.Spec.Finalizers, corev1.FinalizerKubernetes) {
 		return nil
 	}

@@ -133,7 +133,7 @@ func TestEmpties(t *testing.T) {
 	}
 	wait := func(what string, cond func() bool) {
 		t.Helper()
-		for deadline := time.Now().Add(5 * time.Second); !cond(); time.Sleep(2 * time.Millisecond) {
+		for deadline := time.Now().Add(30 * time.Second); !cond(); time.Sleep(2 * time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatalf("%s: %+v", what, get())
 			}
@@ -155,5 +155,29 @@ func TestEmpties(t *testing.T) {
 		if err != nil || len(list.Items) != 0 {
 			t.Errorf("%s: %v, %v", r, list, err)
 		}
+	}
+}
+
+// A new Namespace keeps what is in it, though its predecessor's end is still being worked on.
+func TestNewNamespaceOfTheName(t *testing.T) {
+	scheme := fake.NewTestScheme()
+	if err := metav1.AddMetaToScheme(scheme); err != nil {
+		t.Fatal(err)
+	}
+	content := fake.NewSimpleMetadataClient(scheme, &metav1.PartialObjectMetadata{
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"}, ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "s"},
+	})
+	served := &discoveryfake.FakeDiscovery{Fake: &clienttesting.Fake{Resources: []*metav1.APIResourceList{{GroupVersion: "v1", APIResources: []metav1.APIResource{
+		{Name: "secrets", Kind: "Secret", Namespaced: true, Verbs: metav1.Verbs{"list", "delete"}},
+	}}}}}
+	client := kubefake.NewClientset(&corev1.Namespace{
+		ObjectMeta: metav1.ObjectMeta{Name: "ns"}, Spec: corev1.NamespaceSpec{Finalizers: []corev1.FinalizerName{"kubernetes"}},
+	})
+	c := &controller{Deps: Deps{Client: client, Metadata: content, Discovery: served, Log: slog.New(slog.DiscardHandler)}}
+	if err := c.sync(t.Context(), "ns"); err != nil {
+		t.Error(err)
+	}
+	for _, action := range content.Actions() {
+		t.Errorf("%s %s", action.GetVerb(), action.GetResource().Resource)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -19,7 +20,8 @@ const gracePeriod = 40 * time.Second
 // sign is the last sign of life of a node: what it was, and when it was seen, by
 // our clock. The node's clock may be wrong; that its signs change is enough.
 type sign struct {
-	lease, heartbeat string
+	lease, heartbeat string // as the caches have them
+	asked            string // the Lease as the API gave it last, when it had a newer one
 	at               time.Time
 }
 
@@ -33,6 +35,14 @@ func (c *controller) watchOver(ctx context.Context, node *corev1.Node) error {
 		return nil
 	}
 	if readyStatus(node) != corev1.ConditionUnknown {
+		alive, err := c.ask(ctx, node.Name, now)
+		if err != nil {
+			return err
+		}
+		if alive {
+			c.queue.AddAfter(node.Name, gracePeriod)
+			return nil
+		}
 		if err := c.markUnknown(ctx, node); err != nil {
 			return err
 		}
@@ -40,16 +50,39 @@ func (c *controller) watchOver(ctx context.Context, node *corev1.Node) error {
 	return c.markPods(ctx, node.Name)
 }
 
+// ask looks at a silent node's Lease in the API, and tells whether it was renewed without
+// our hearing of it: a watch that stalls must not take a node's guests out of service.
+func (c *controller) ask(ctx context.Context, node string, now time.Time) (alive bool, err error) {
+	lease, err := c.Client.CoordinationV1().Leases(corev1.NamespaceNodeLease).Get(ctx, node, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("read the Lease of node %s: %w", node, err)
+	}
+	last, is := c.signs[node], renewal(lease)
+	if is == last.lease || is == last.asked {
+		return false, nil
+	}
+	last.asked, last.at = is, now
+	c.signs[node] = last
+	return true, nil
+}
+
+// renewal is when a Lease was renewed last, by its node's clock.
+func renewal(lease *coordinationv1.Lease) string {
+	if lease.Spec.RenewTime == nil {
+		return ""
+	}
+	return lease.Spec.RenewTime.UTC().Format(time.RFC3339Nano)
+}
+
 func (c *controller) sign(node *corev1.Node, now time.Time) sign {
 	seen := sign{at: now}
-	if lease, err := c.leases.Leases(corev1.NamespaceNodeLease).Get(node.Name); err == nil && lease.Spec.RenewTime != nil {
-		seen.lease = lease.Spec.RenewTime.UTC().Format(time.RFC3339Nano)
+	if lease, err := c.leases.Leases(corev1.NamespaceNodeLease).Get(node.Name); err == nil {
+		seen.lease = renewal(lease)
 	}
-	for _, condition := range node.Status.Conditions {
-		if condition.Type == corev1.NodeReady {
-			seen.heartbeat = condition.LastHeartbeatTime.UTC().Format(time.RFC3339)
-		}
-	}
+	seen.heartbeat = heartbeat(node)
 	if last, known := c.signs[node.Name]; known && last.lease == seen.lease && last.heartbeat == seen.heartbeat {
 		if since := c.attention.since(now); last.at.Before(since) {
 			last.at = since
@@ -88,7 +121,9 @@ func (c *controller) markUnknown(ctx context.Context, node *corev1.Node) error {
 		return fmt.Errorf("mark node %s as unknown: %w", node.Name, err)
 	}
 	// Where the node reported no condition, the one added now isn't a sign of life.
-	c.signs[node.Name] = sign{c.signs[node.Name].lease, heartbeat(updated), c.signs[node.Name].at}
+	last := c.signs[node.Name]
+	last.heartbeat = heartbeat(updated)
+	c.signs[node.Name] = last
 	c.Log.Warn("node is silent", "node", node.Name)
 	c.event(node, corev1.EventTypeWarning, "NodeNotReady", "Node "+node.Name+" gave no sign of life for "+gracePeriod.String())
 	return nil

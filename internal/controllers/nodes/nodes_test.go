@@ -236,6 +236,32 @@ func TestSilentNode(t *testing.T) {
 	}
 }
 
+// A node whose renewals no watch tells of lives, and is silent once it renews no more.
+func TestStalledWatch(t *testing.T) {
+	lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: "a", Namespace: "kube-node-lease"}}
+	w := newWorld(t, lease, &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: "a"},
+		Status:     corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}},
+	})
+	w.sync("a")
+	for range 3 {
+		w.clock.Step(gracePeriod)
+		lease = lease.DeepCopy()
+		lease.Spec.RenewTime = &metav1.MicroTime{Time: w.clock.Now()}
+		_, err := w.client.CoordinationV1().Leases(lease.Namespace).Update(t.Context(), lease, metav1.UpdateOptions{})
+		w.must(err)
+		w.must(w.c.sync(t.Context(), "a")) // the caches stay as they are
+		if got := readyStatus(w.node("a")); got != corev1.ConditionTrue {
+			t.Fatalf("%s although it renews its Lease", got)
+		}
+	}
+	w.clock.Step(gracePeriod)
+	w.must(w.c.sync(t.Context(), "a"))
+	if got := readyStatus(w.node("a")); got != corev1.ConditionUnknown {
+		t.Errorf("%s after %s without a renewal", got, gracePeriod)
+	}
+}
+
 // A controller that was stopped itself has seen no silence: the node gets its time
 // anew, and no more than that.
 func TestStoppedController(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -19,6 +20,8 @@ import (
 	metadatafake "k8s.io/client-go/metadata/fake"
 	clienttesting "k8s.io/client-go/testing"
 	clocktesting "k8s.io/utils/clock/testing"
+
+	"portico.dev/portico/test/fakewatch"
 )
 
 // world is a controller on fake clients, whose time stands still.
@@ -40,6 +43,8 @@ func begin(t *testing.T, objects ...runtime.Object) *world {
 	if err := metav1.AddMetaToScheme(scheme); err != nil {
 		t.Fatal(err)
 	}
+	w.kube.PrependReactor("update", "resourcequotas", w.guardVersion)
+	watched := fakewatch.Of(t, w.kube, "resourcequotas", "services", "pods")
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() {
@@ -54,7 +59,27 @@ func begin(t *testing.T, objects ...runtime.Object) *world {
 			t.Error(err)
 		}
 	})
+	watched()
 	return w
+}
+
+// guardVersion writes a quota unless its writer hasn't seen the last version. The fake server
+// would let a refund be lost that way.
+func (w *world) guardVersion(a clienttesting.Action) (bool, runtime.Object, error) {
+	q := a.(clienttesting.UpdateAction).GetObject().(*corev1.ResourceQuota)
+	stored, err := w.kube.Tracker().Get(a.GetResource(), q.Namespace, q.Name)
+	if err != nil {
+		return true, nil, err
+	}
+	if stored.(*corev1.ResourceQuota).ResourceVersion != q.ResourceVersion {
+		return true, nil, apierrors.NewConflict(a.GetResource().GroupResource(), q.Name, errors.New("changed"))
+	}
+	version, err := strconv.Atoi(q.ResourceVersion)
+	if err != nil {
+		return true, nil, err
+	}
+	q.ResourceVersion = strconv.Itoa(version + 1)
+	return true, q, w.kube.Tracker().Update(a.GetResource(), q, q.Namespace)
 }
 
 func (w *world) status() corev1.ResourceQuotaStatus {

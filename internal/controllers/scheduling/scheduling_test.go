@@ -21,6 +21,8 @@ import (
 	"k8s.io/client-go/tools/record"
 	"k8s.io/utils/clock"
 	testclock "k8s.io/utils/clock/testing"
+
+	"portico.dev/portico/test/fakewatch"
 )
 
 func node(name string, change ...func(*corev1.Node)) *corev1.Node {
@@ -208,6 +210,7 @@ func TestRun(t *testing.T) {
 		}
 		return false, nil, nil
 	})
+	watched := fakewatch.Of(t, client, "nodes", "pods")
 	waiting := make(chan struct{}, 1)
 	client.PrependReactor("update", "pods", func(clienttesting.Action) (bool, runtime.Object, error) {
 		select {
@@ -223,6 +226,7 @@ func TestRun(t *testing.T) {
 		done <- Run(ctx, Deps{Client: client, Log: slog.New(slog.DiscardHandler), Clock: clock.RealClock{}})
 	}()
 	<-waiting
+	watched()
 	if _, err := client.CoreV1().Nodes().Create(ctx, node("a"), metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}

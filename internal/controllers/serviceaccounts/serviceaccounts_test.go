@@ -13,6 +13,7 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 
 	"portico.dev/portico/internal/controllers/namesake"
+	"portico.dev/portico/test/fakewatch"
 )
 
 func TestEveryNamespaceHasItsAccount(t *testing.T) {
@@ -24,6 +25,7 @@ func TestEveryNamespaceHasItsAccount(t *testing.T) {
 	ending.DeletionTimestamp = &metav1.Time{Time: time.Unix(1, 0)}
 	own := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: Name, Namespace: "b", UID: "own"}}
 	kube := fake.NewClientset(namespace("a"), namespace("b"), ending, own)
+	watched := fakewatch.Of(t, kube, "namespaces", "serviceaccounts")
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- Run(ctx, namesake.Deps{Client: kube, Log: slog.New(slog.DiscardHandler)}) }()
@@ -46,6 +48,7 @@ func TestEveryNamespaceHasItsAccount(t *testing.T) {
 		}
 	}
 	exists("a")
+	watched()
 	if err := kube.CoreV1().ServiceAccounts("a").Delete(ctx, Name, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
