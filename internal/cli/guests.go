@@ -7,6 +7,7 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/utils/clock"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
@@ -45,7 +46,7 @@ func (n *nodeRun) startGuests() (stop func(), err error) {
 			stop()
 		}
 	}()
-	recorder, stopRecorder := newRecorder(n.kube, "portico-agent")
+	recorder, stopRecorder := newRecorder(n.kube, "portico-agent", scheme.Scheme)
 	undo = append(undo, stopRecorder)
 	config := node.Config{
 		Name: n.o.nodeName, HostIPs: n.addresses.All(), Client: n.kube, Runtime: node.NoRuntime{}, Recorder: recorder,

@@ -77,12 +77,13 @@ func TestMetrics(t *testing.T) {
 
 func eventually(t *testing.T, try func() error) {
 	t.Helper()
-	var err error
-	for range 200 {
-		if err = try(); err == nil {
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		err := try()
+		if err == nil {
 			return
 		}
-		time.Sleep(10 * time.Millisecond)
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
 	}
-	t.Error(err)
 }

@@ -3,6 +3,7 @@ package announce
 import (
 	"bytes"
 	"encoding/binary"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -83,8 +84,9 @@ func (e *ear) read() {
 	}
 }
 
-// ask sends a request and gives who has answered after a while: two must be given the time.
-func (e *ear) ask(addr netip.Addr) []string {
+// ask sends a request, waits for an answer where there is to be one, and gives who has
+// answered a while later: two must be given the time.
+func (e *ear) ask(addr netip.Addr, held bool) []string {
 	e.w.t.Helper()
 	e.mu.Lock()
 	delete(e.answers, addr)
@@ -96,10 +98,16 @@ func (e *ear) ask(addr netip.Addr) []string {
 	if _, err := e.conn.WriteTo(f, &packet.Addr{HardwareAddr: f[:6]}); err != nil {
 		e.w.t.Fatal(err)
 	}
+	answers := func() []string {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		return slices.Clone(e.answers[addr])
+	}
+	if held {
+		e.w.eventually("somebody answers for "+addr.String(), func() bool { return len(answers()) > 0 })
+	}
 	time.Sleep(150 * time.Millisecond)
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return slices.Clone(e.answers[addr])
+	return answers()
 }
 
 // owners gives which node was last heard to have an address.
@@ -124,11 +132,11 @@ func TestOnlyTheHolderAnswers(t *testing.T) {
 	s.end()
 	e := w.listen()
 	for range 5 {
-		if got := e.ask(vip4); len(got) != 1 || got[0] != w.nodes[holder].MAC(t, rig.Uplink).String() {
+		if got := e.ask(vip4, true); len(got) != 1 || got[0] != w.nodes[holder].MAC(t, rig.Uplink).String() {
 			t.Errorf("%s has the address; answers came from %v", holder, got)
 		}
 	}
-	if got := e.ask(netip.MustParseAddr("192.0.2.201")); len(got) > 0 {
+	if got := e.ask(netip.MustParseAddr("192.0.2.201"), false); len(got) > 0 {
 		t.Errorf("an address of nobody is answered by %v", got)
 	}
 	if strings.Contains(w.said.String(), "Another host answers") {
@@ -194,21 +202,17 @@ func TestManyAddresses(t *testing.T) {
 	e := w.listen()
 	w.start(names...)
 	before := map[netip.Addr]string{}
-	w.eventually("all addresses are announced", func() bool {
+	held := map[string]int{}
+	w.eventually("all addresses are announced, and those that two took at the start are settled", func() bool {
+		was := maps.Clone(before)
+		time.Sleep(time.Second)
+		clear(held)
 		for _, a := range vips {
 			before[a], _ = e.owner(a)
-			if before[a] == "" {
-				return false
-			}
+			held[before[a]]++
 		}
-		return true
+		return held[""] == 0 && maps.Equal(was, before)
 	})
-	time.Sleep(time.Second) // those that two took at once at the start are settled
-	held := map[string]int{}
-	for _, a := range vips {
-		before[a], _ = e.owner(a)
-		held[before[a]]++
-	}
 	lost := "a"
 	w.lan.Unplug(t, w.nodes[lost].Host)
 	begin := time.Now()

@@ -152,12 +152,16 @@ type answer struct {
 	from string // the node
 }
 
+// onTheWay is how long answers may be on their way on a busy machine.
+const onTheWay = time.Second
+
 // stream is a client that sends every 5 ms.
 type stream struct {
 	w    *world
 	conn net.Conn
 	stop chan struct{}
-	done sync.WaitGroup
+	// sending ends with stop, receiving with the connection.
+	sending, receiving sync.WaitGroup
 
 	mu      sync.Mutex // guards the following
 	sent    int
@@ -172,7 +176,7 @@ func (w *world) send(vip netip.Addr) *stream {
 		w.t.Fatal(err)
 	}
 	s := &stream{w: w, conn: c, stop: make(chan struct{})}
-	s.done.Go(func() {
+	s.sending.Go(func() {
 		tick := time.NewTicker(5 * time.Millisecond)
 		defer tick.Stop()
 		for {
@@ -187,7 +191,7 @@ func (w *world) send(vip netip.Addr) *stream {
 			}
 		}
 	})
-	s.done.Go(s.receive)
+	s.receiving.Go(s.receive)
 	w.t.Cleanup(s.end)
 	return s
 }
@@ -230,10 +234,13 @@ func (s *stream) end() {
 	default:
 	}
 	close(s.stop)
-	time.Sleep(100 * time.Millisecond) // for answers that are on their way
+	s.sending.Wait()
+	for end := time.Now().Add(onTheWay); s.lost() > 0 && time.Now().Before(end); {
+		time.Sleep(10 * time.Millisecond)
+	}
 	s.conn.SetReadDeadline(time.Now()) //nolint:errcheck // a closed one is ended too
 	s.conn.Close()
-	s.done.Wait()
+	s.receiving.Wait()
 }
 
 // from waits until a node of those wanted answers steadily, and gives which.

@@ -200,7 +200,7 @@ func TestSYNFlood(t *testing.T) {
 	if technique == userspaceTechnique {
 		cookies, err = h.node.Statistic("/proc/net/netstat", "TcpExt", "SyncookiesSent") // the proxy is there
 	}
-	if err != nil || cookies == 0 {
+	if err != nil || cookies == 0 && !emulated() { // that is too slow to fill the backend's queue
 		t.Errorf("the victim's backend sent %d SYN cookies: %v", cookies, err)
 	}
 	stats, entries := h.conntrackStats()

@@ -9,12 +9,15 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/fake"
+
+	"portico.dev/portico/test/fakewatch"
 )
 
 // The first who needs the key makes it; a changed one is accepted at once and signs later;
 // a Secret that is gone or useless changes nothing.
 func TestFollowKey(t *testing.T) {
 	kube := fake.NewClientset()
+	watched := fakewatch.Of(t, kube, "secrets")
 	ctx, cancel := context.WithCancel(context.Background())
 	keys := make(chan [][]byte, 10)
 	done := make(chan struct{})
@@ -37,6 +40,7 @@ func TestFollowKey(t *testing.T) {
 	if len(first) != 1 || len(first[0]) != keySize {
 		t.Fatalf("keys %x", first)
 	}
+	watched()
 	secrets := kube.CoreV1().Secrets(SecretNamespace)
 	secret, err := secrets.Get(ctx, SecretName, metav1.GetOptions{})
 	if err != nil {
