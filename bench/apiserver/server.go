@@ -41,6 +41,9 @@ func (s *Server) Settle(ctx context.Context, look time.Duration) (time.Duration,
 	return process.Settle(ctx, look, s.processes...)
 }
 
+// Processes are all that the server consists of.
+func (s *Server) Processes() []*process.Process { return slices.Clone(s.processes) }
+
 // StandBack has the server's processes run only where nobody else wants to.
 func (s *Server) StandBack() error {
 	for _, p := range s.processes {

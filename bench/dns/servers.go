@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -106,6 +107,9 @@ func (s *subject) answers(ctx context.Context, name string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	if err := conn.SetDeadline(time.Now().Add(time.Second)); err != nil {
+		return 0, err
+	}
 	return ask(conn, question, make([]byte, 1500))
 }
 
@@ -122,10 +126,7 @@ func pack(name string) ([]byte, error) {
 }
 
 // ask returns how many answers came; none for a name that doesn't exist.
-func ask(conn net.Conn, question, buffer []byte) (int, error) {
-	if err := conn.SetDeadline(time.Now().Add(time.Second)); err != nil {
-		return 0, err
-	}
+func ask(conn io.ReadWriter, question, buffer []byte) (int, error) {
 	if _, err := conn.Write(question); err != nil {
 		return 0, err
 	}
