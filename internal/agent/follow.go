@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"io"
 	"log/slog"
 
 	"github.com/go-logr/logr"
@@ -52,7 +53,11 @@ func follow[O object](client kubernetes.Interface, name string, log *slog.Logger
 			},
 			WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (apiwatch.Interface, error) {
 				tweak(&o)
-				return watch(ctx, o)
+				w, err := watch(ctx, o)
+				if err != nil && ctx.Err() != nil {
+					return nil, io.EOF // the end of all; anything else would be told as a failure
+				}
+				return w, err
 			},
 		},
 		reflect: func(lw cache.ListerWatcher) *cache.Reflector {
