@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"context"
+	"errors"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -41,8 +42,21 @@ func (s *Server) Settle(ctx context.Context, look time.Duration) (time.Duration,
 	return process.Settle(ctx, look, s.processes...)
 }
 
-// Processes are all that the server consists of.
-func (s *Server) Processes() []*process.Process { return slices.Clone(s.processes) }
+// Freeze stops the server's processes where they are, until they thaw.
+func (s *Server) Freeze() (err error) {
+	for _, p := range s.processes {
+		err = errors.Join(err, p.Freeze())
+	}
+	return err
+}
+
+// Thaw lets frozen processes go on.
+func (s *Server) Thaw() (err error) {
+	for _, p := range s.processes {
+		err = errors.Join(err, p.Thaw())
+	}
+	return err
+}
 
 // StandBack has the server's processes run only where nobody else wants to.
 func (s *Server) StandBack() error {

@@ -5,15 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"os"
-	"strconv"
+	"net"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"portico.dev/portico/bench/apiclient"
-	"portico.dev/portico/bench/process"
 )
 
 // newsNamespace holds the Services whose way is timed.
@@ -27,27 +22,23 @@ const newsPause = 10 * time.Millisecond
 
 // news times how long after its watch event, which is about to reach the server, a new
 // Service's name has an address.
-func (s *subject) news(ctx context.Context, a *api, n int) (all []time.Duration, err error) {
+func (s *subject) news(ctx context.Context, a *api, n int) ([]time.Duration, error) {
 	writer, err := apiclient.Dial(ctx, a.Access, false)
 	if err != nil {
 		return nil, err
 	}
 	defer writer.Close()
-	conn, err := blocking(s.port)
+	conn, err := (&net.Dialer{}).DialContext(ctx, "udp", "127.0.0.1:"+s.port)
 	if err != nil {
 		return nil, err
 	}
 	defer conn.Close()
-	back, err := process.Apart(append(a.Processes(), s.Process)...)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, back()) }()
 
 	run := time.Now().UnixNano()
+	var all []time.Duration
 	for i := range n {
 		name := fmt.Sprintf("news-%d-%d", run, i)
-		took, err := timeOne(ctx, a.tap, writer, conn, name)
+		took, err := a.timeOne(ctx, writer, conn, name)
 		if err != nil {
 			return nil, fmt.Errorf("time the way of %s: %w", name, err)
 		}
@@ -60,12 +51,16 @@ func (s *subject) news(ctx context.Context, a *api, n int) (all []time.Duration,
 	return all, nil
 }
 
-func timeOne(ctx context.Context, t *tap, writer *apiclient.Client, conn io.ReadWriter, name string) (time.Duration, error) {
+// timeOne times one. The API stands still from the event to the answer: what it does after it
+// has told of a change happens elsewhere on a cluster, and a kernel that doesn't interrupt
+// itself (PREEMPT_NONE) would let it finish before who is woken, whatever its priority.
+func (a *api) timeOne(ctx context.Context, writer *apiclient.Client, conn net.Conn, name string) (_ time.Duration, err error) {
 	question, err := pack(name + "." + newsNamespace + ".svc." + zone)
 	if err != nil {
 		return 0, err
 	}
-	arrived := t.expect(name)
+	var frozen error
+	arrived := a.tap.expect(name, func() { frozen = a.Freeze() })
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	made := make(chan struct{})
@@ -77,7 +72,8 @@ func timeOne(ctx context.Context, t *tap, writer *apiclient.Client, conn io.Read
 		}
 	}()
 	defer func() { <-made }()
-	begin, err := t.await(ctx, arrived)
+	begin, err := a.tap.await(ctx, arrived)
+	defer func() { err = errors.Join(err, frozen, a.Thaw()) }()
 	if err != nil {
 		return 0, err
 	}
@@ -95,26 +91,4 @@ func timeOne(ctx context.Context, t *tap, writer *apiclient.Client, conn io.Read
 		}
 	}
 	return 0, context.Cause(ctx)
-}
-
-// blocking connects to the server by a socket whose reads block their thread: the client is
-// measured with what it asks, and shall not wait for another thread to wake it.
-func blocking(port string) (*os.File, error) {
-	number, err := strconv.Atoi(port)
-	if err != nil {
-		return nil, fmt.Errorf("port %q: %w", port, err)
-	}
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("open a socket: %w", err)
-	}
-	conn := os.NewFile(uintptr(fd), "client")
-	err = errors.Join(
-		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 1}),
-		unix.Connect(fd, &unix.SockaddrInet4{Port: number, Addr: [4]byte{127, 0, 0, 1}}),
-	)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("connect to the server: %w", err), conn.Close())
-	}
-	return conn, nil
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -107,9 +106,6 @@ func (s *subject) answers(ctx context.Context, name string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	if err := conn.SetDeadline(time.Now().Add(time.Second)); err != nil {
-		return 0, err
-	}
 	return ask(conn, question, make([]byte, 1500))
 }
 
@@ -126,7 +122,10 @@ func pack(name string) ([]byte, error) {
 }
 
 // ask returns how many answers came; none for a name that doesn't exist.
-func ask(conn io.ReadWriter, question, buffer []byte) (int, error) {
+func ask(conn net.Conn, question, buffer []byte) (int, error) {
+	if err := conn.SetDeadline(time.Now().Add(time.Second)); err != nil {
+		return 0, err
+	}
 	if _, err := conn.Write(question); err != nil {
 		return 0, err
 	}

@@ -32,6 +32,7 @@ type tap struct {
 
 	mu      sync.Mutex // guards the following
 	name    []byte     // in the event that is waited for; none: for nothing
+	then    func()     // is called before the event is handed on
 	arrived chan time.Time
 }
 
@@ -87,11 +88,12 @@ func (t *tap) Close() {
 	<-t.ended
 }
 
-// expect gives the time at which an event with the name arrives.
-func (t *tap) expect(name string) <-chan time.Time {
+// expect gives the time at which an event with the name arrives. then is called before it is
+// handed on.
+func (t *tap) expect(name string, then func()) <-chan time.Time {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.name, t.arrived = []byte(name), make(chan time.Time, 1)
+	t.name, t.then, t.arrived = []byte(name), then, make(chan time.Time, 1)
 	return t.arrived
 }
 
@@ -113,18 +115,18 @@ const longestName = 63 // of a Service
 
 func (b *tapped) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	at := time.Now()
 	b.tail = append(b.tail, p[:n]...)
-	b.tap.saw(b.tail, at)
+	b.tap.saw(b.tail)
 	b.tail = append(b.tail[:0], b.tail[max(0, len(b.tail)-longestName):]...)
 	return n, err
 }
 
-func (t *tap) saw(data []byte, at time.Time) {
+func (t *tap) saw(data []byte) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if len(t.name) > 0 && bytes.Contains(data, t.name) {
-		t.arrived <- at
+		t.then()
+		t.arrived <- time.Now()
 		t.name = nil
 	}
 }

@@ -12,7 +12,7 @@ import (
 // An event has arrived when all of the name has, and once only.
 func TestTapSeesNamesInPieces(t *testing.T) {
 	tap := &tap{}
-	arrived := tap.expect("news-1-2")
+	arrived := tap.expect("news-1-2", func() {})
 	watch := &tapped{tap: tap, ReadCloser: io.NopCloser(iotest.OneByteReader(strings.NewReader("news-1-1 news-1-")))}
 	if _, err := io.ReadAll(watch); err != nil || len(arrived) > 0 {
 		t.Fatalf("too early (%v)", err)

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // stopPatience is how long a server may take to end before it is killed.
@@ -105,6 +107,38 @@ func (p *Process) Over() bool {
 
 // ID is the process's number.
 func (p *Process) ID() int { return p.cmd.Process.Pid }
+
+// StandBack has the process run only where nobody else wants to: it is to serve those that
+// are measured, and not to take processors from them. The lowest nice value isn't enough: who
+// has it still ends its turn while another, just woken, waits (sched(7), SCHED_IDLE).
+func (p *Process) StandBack() error {
+	idle := &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_IDLE}
+	done := map[int]bool{}
+	for before := -1; before < len(done); { // threads begin as the thread is that starts them
+		before = len(done)
+		tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", p.ID()))
+		if err != nil {
+			return fmt.Errorf("list the threads of %s: %w", p.name, err)
+		}
+		for _, task := range tasks {
+			id, err := strconv.Atoi(task.Name())
+			if err != nil || done[id] {
+				continue
+			}
+			if err := unix.SchedSetAttr(id, idle, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+				return fmt.Errorf("lower the priority of %s: %w", p.name, err)
+			}
+			done[id] = true
+		}
+	}
+	return nil
+}
+
+// Freeze stops the process where it is, until it thaws.
+func (p *Process) Freeze() error { return p.cmd.Process.Signal(unix.SIGSTOP) }
+
+// Thaw lets a frozen process go on.
+func (p *Process) Thaw() error { return p.cmd.Process.Signal(unix.SIGCONT) }
 
 // Wait calls ready every few milliseconds until it succeeds.
 func (p *Process) Wait(ctx context.Context, patience time.Duration, ready func(context.Context) error) error {

@@ -25,7 +25,7 @@ func lister[L runtime.Object](list func(context.Context, metav1.ListOptions) (L,
 }
 
 // few is how many objects are listed in one answer, which is here sooner than a stream of
-// them: by a sixth of an agent's whole start with 1,000 Services. More are streamed
+// them: an agent's whole start with 1,000 Services lasts some 15 ms less. More are streamed
 // (KEP-3157), or the decoded list would be the most memory that an agent ever takes.
 const few = 2500
 
