@@ -49,7 +49,7 @@ func (p *plan) measure(ctx context.Context, w *world, size int, into *results) e
 		return err
 	}
 	restartAt := restartSize
-	if !slices.Contains(p.sizes, restartSize) {
+	if !slices.Contains(p.sizes, restartSize) && len(p.latencySizes) > 0 {
 		restartAt = p.latencySizes[len(p.latencySizes)-1]
 	}
 	latency := slices.Contains(p.latencySizes, size)
