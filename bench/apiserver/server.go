@@ -43,29 +43,19 @@ func (s *Server) Settle(ctx context.Context, look time.Duration) (time.Duration,
 }
 
 // Freeze stops the server's processes where they are, until they thaw.
-func (s *Server) Freeze() (err error) {
-	for _, p := range s.processes {
-		err = errors.Join(err, p.Freeze())
-	}
-	return err
-}
+func (s *Server) Freeze() error { return s.each((*process.Process).Freeze) }
 
 // Thaw lets frozen processes go on.
-func (s *Server) Thaw() (err error) {
-	for _, p := range s.processes {
-		err = errors.Join(err, p.Thaw())
-	}
-	return err
-}
+func (s *Server) Thaw() error { return s.each((*process.Process).Thaw) }
 
 // StandBack has the server's processes run only where nobody else wants to.
-func (s *Server) StandBack() error {
+func (s *Server) StandBack() error { return s.each((*process.Process).StandBack) }
+
+func (s *Server) each(do func(*process.Process) error) (err error) {
 	for _, p := range s.processes {
-		if err := p.StandBack(); err != nil {
-			return err
-		}
+		err = errors.Join(err, do(p))
 	}
-	return nil
+	return err
 }
 
 // MemoryMB is that of all its processes.

@@ -32,6 +32,7 @@ const few = 2500
 // follower follows one resource by a reflector.
 type follower struct {
 	client  kubernetes.Interface
+	single  bool // there is one object at most
 	few     int64
 	all     cache.ListWatch
 	reflect func(cache.ListerWatcher) *cache.Reflector
@@ -66,10 +67,17 @@ func follow[O object](client kubernetes.Interface, name string, log *slog.Logger
 	}
 }
 
+// followOne makes the follower of the object of that name.
+func followOne[O object](client kubernetes.Interface, kind, name string, log *slog.Logger, list listFunc, watch watchFunc, into cache.ReflectorStore) *follower {
+	f := follow[O](client, kind, log, byName(name), list, watch, into)
+	f.single = true
+	return f
+}
+
 // run follows until ctx ends.
 func (f *follower) run(ctx context.Context) {
 	lw := cache.ToListWatcherWithWatchListSemantics(&f.all, f.client)
-	if f.areFew(ctx) {
+	if f.single || f.areFew(ctx) {
 		lw = atOnce{&f.all}
 	}
 	f.reflect(lw).RunWithContext(ctx)

@@ -22,7 +22,7 @@ type API[L runtime.Object] interface {
 // there is none, until ctx ends. to is called from one goroutine. While the API is away the
 // last stays.
 func WatchOne[O object, L runtime.Object](ctx context.Context, client kubernetes.Interface, api API[L], name string, log *slog.Logger, to func(O)) {
-	follow[O](client, name, log, byName(name), lister(api.List), api.Watch, one[O](to)).run(ctx)
+	followOne[O](client, name, name, log, lister(api.List), api.Watch, one[O](to)).run(ctx)
 }
 
 func byName(name string) func(*metav1.ListOptions) {

@@ -80,7 +80,7 @@ func (s *state) followers(client kubernetes.Interface, nodeName string, log *slo
 			put:   s.putSlice,
 			names: func() []types.NamespacedName { return keys(s.owner) },
 		}),
-		follow[*corev1.Node](client, "node", log, byName(nodeName), lister(nodes.List), nodes.Watch, &store[*corev1.Node, *catalog.Node]{
+		followOne[*corev1.Node](client, "node", nodeName, log, lister(nodes.List), nodes.Watch, &store[*corev1.Node, *catalog.Node]{
 			state: s, listed: listedNode, translate: catalog.FromNode,
 			put:   func(_ types.NamespacedName, n *catalog.Node) { s.putNode(n) },
 			names: func() []types.NamespacedName { return nil },

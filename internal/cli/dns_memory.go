@@ -9,7 +9,6 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
-	"runtime/metrics"
 	"strings"
 	"time"
 
@@ -132,11 +131,7 @@ func (m *namesMemory) dropText() {
 }
 
 // collections is how often garbage was collected.
-func collections() uint64 {
-	sample := []metrics.Sample{{Name: "/gc/cycles/total:gc-cycles"}}
-	metrics.Read(sample)
-	return sample[0].Value.Uint64()
-}
+func collections() uint64 { return runtimeCounts("/gc/cycles/total:gc-cycles")[0] }
 
 // dropProgramText takes the program's read-only pages out of this process's memory. The
 // kernel maps those that are used again, from its cache of the file.

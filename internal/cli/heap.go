@@ -101,13 +101,20 @@ func keepHeapSmall(ctx context.Context, writes func() uint64) {
 }
 
 func readHeap() heapUse {
-	samples := []metrics.Sample{
-		{Name: "/gc/heap/live:bytes"},
-		{Name: "/memory/classes/heap/objects:bytes"},
-		{Name: "/memory/classes/heap/free:bytes"},
-		{Name: "/gc/heap/allocs:bytes"},
+	v := runtimeCounts("/gc/heap/live:bytes", "/memory/classes/heap/objects:bytes", "/memory/classes/heap/free:bytes", "/gc/heap/allocs:bytes")
+	return heapUse{live: v[0], held: v[1] + v[2], allocated: v[3]}
+}
+
+// runtimeCounts reads metrics of the runtime that are whole numbers (package runtime/metrics).
+func runtimeCounts(names ...string) []uint64 {
+	samples := make([]metrics.Sample, len(names))
+	for i, name := range names {
+		samples[i].Name = name
 	}
 	metrics.Read(samples)
-	value := func(i int) uint64 { return samples[i].Value.Uint64() }
-	return heapUse{live: value(0), held: value(1) + value(2), allocated: value(3)}
+	values := make([]uint64, len(names))
+	for i := range samples {
+		values[i] = samples[i].Value.Uint64()
+	}
+	return values
 }

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"runtime/metrics"
 	"time"
 )
 
@@ -48,13 +47,8 @@ func (u heapRoomUse) due() bool {
 }
 
 func readHeapRoom() heapRoomUse {
-	samples := []metrics.Sample{
-		{Name: "/gc/heap/live:bytes"},
-		{Name: "/memory/classes/heap/objects:bytes"},
-		{Name: "/gc/heap/goal:bytes"},
-	}
-	metrics.Read(samples)
-	return heapRoomUse{live: samples[0].Value.Uint64(), objects: samples[1].Value.Uint64(), goal: samples[2].Value.Uint64()}
+	v := runtimeCounts("/gc/heap/live:bytes", "/memory/classes/heap/objects:bytes", "/gc/heap/goal:bytes")
+	return heapRoomUse{live: v[0], objects: v[1], goal: v[2]}
 }
 
 // stillness looks for a pause by how much was ever allocated, a tick after the other.
@@ -80,17 +74,15 @@ func (s *stillness) paused(allocated uint64) bool {
 func pauseComes(ctx context.Context) bool {
 	ticker := time.NewTicker(pauseTick)
 	defer ticker.Stop()
-	samples := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
-	metrics.Read(samples)
-	s := stillness{allocated: samples[0].Value.Uint64()}
+	allocated := func() uint64 { return runtimeCounts("/gc/heap/allocs:bytes")[0] }
+	s := stillness{allocated: allocated()}
 	for range pauseTicks {
 		select {
 		case <-ctx.Done():
 			return false
 		case <-ticker.C:
 		}
-		metrics.Read(samples)
-		if s.paused(samples[0].Value.Uint64()) {
+		if s.paused(allocated()) {
 			return true
 		}
 	}

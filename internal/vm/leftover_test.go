@@ -77,6 +77,22 @@ func TestLeftover(t *testing.T) {
 	}
 }
 
+// sleepIn starts a program that sleeps, in a guest's folder, until the test ends.
+func sleepIn(t *testing.T, program, dir string) *process.Process {
+	t.Helper()
+	cmd := exec.Command(program, "60")
+	cmd.Dir = dir
+	p, err := process.Start(cmd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = p.Kill()
+		<-p.Done()
+	})
+	return p
+}
+
 // TestAdoptInterrupted shows that a daemon that is told to stop while it looks for
 // guests ends none of them (VM-06).
 func TestAdoptInterrupted(t *testing.T) {
@@ -87,16 +103,7 @@ func TestAdoptInterrupted(t *testing.T) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(qemu, "60")
-	cmd.Dir = dir
-	p, err := process.Start(cmd)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = p.Kill()
-		<-p.Done()
-	})
+	p := sleepIn(t, qemu, dir)
 	for _, socket := range []string{qmpSocket, ttySocket} {
 		l, err := listen(dir, socket) // nobody answers
 		if err != nil {
@@ -141,17 +148,7 @@ func TestAdoptUnreadable(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		cmd := exec.Command("sleep", "60")
-		cmd.Dir = dir
-		p, err := process.Start(cmd)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			_ = p.Kill()
-			<-p.Done()
-		})
-		running = append(running, p)
+		running = append(running, sleepIn(t, "sleep", dir))
 	}
 	links := &notedLinks{ids: []string{"a", "b", "gone"}}
 	m, err := Open(Config{Dir: guests, Links: links, Log: slog.New(slog.DiscardHandler)})
