@@ -24,6 +24,7 @@ const (
 	UnknownPort     Reason = "unknown_port"      // of an address that some Service has
 	UnknownAddress  Reason = "unknown_address"   // in a range of cluster IPs
 	Invalid         Reason = "invalid"           // for conntrack
+	Astray          Reason = "astray"            // first packets of connections that conntrack knew before the backend
 )
 
 // Refusals are numbers of packets. A reason whose number can't be known is missing.

@@ -32,6 +32,7 @@ var exemptions = []exemption{
 	{[]string{ipvsTechnique}, "its own package measures that, as far as an emulated processor can", []string{"TestCost"}},
 	{[]string{ipvsTechnique}, "affinity lasts a minute longer", []string{"TestAffinityTime"}},
 	{[]string{ipvsTechnique}, "requests pass INPUT and OUTPUT; only answers are forwarded", []string{"TestForeignFirewall"}},
+	{[]string{iptablesTechnique, ipvsTechnique, userspaceTechnique}, "conntrack's entry of a connection that began before its Service stands until the client gives up", []string{"TestConnectionsBegunBefore"}},
 	{[]string{userspaceTechnique}, "its connections end with it", []string{"TestFlowsOverRestart", "TestKilled", "TestRestart"}},
 	{[]string{userspaceTechnique}, "no packet is passed on: connections end at the proxy", []string{"TestForeignFirewall", "TestInvalidPackets"}},
 	{[]string{userspaceTechnique}, "the kernel knows the proxy and no backend", []string{"TestShow", "TestShowConnections"}},

@@ -81,6 +81,50 @@ func (w *world) follow(from *rig.Host, to netip.AddrPort, web service, x, y endp
 	w.update(web.gone())
 }
 
+// DP-16: a client whose first packet came before the Service finds it with a later one of
+// the same connection, although conntrack knows that connection as one to nobody.
+func TestConnectionsBegunBefore(t *testing.T) {
+	w := newWorld(t)
+	x := onNode(guestA, 8080)
+	w.serve(w.a, x)
+	web := service{name: "web", ip: pair("10.96.0.20", "fd00:10:96::20"), port: 80, external: []dual{externalIP}, balancer: []dual{balancerIP}}
+	w.replace()
+	ct := w.conntrack()
+	type begun struct {
+		to  netip.AddrPort
+		err chan error
+	}
+	var all []begun
+	for _, d := range []dual{web.ip, externalIP, balancerIP} {
+		for _, v6 := range []bool{false, true} {
+			b := begun{d.port(v6, 80), make(chan error, 1)}
+			all = append(all, b)
+			go func() {
+				c, err := w.outside.Dial("tcp", netip.AddrPort{}, b.to, 5*rig.Patience)
+				if err == nil {
+					_, err = rig.Exchange(c, rig.Patience)
+					c.Close()
+				}
+				b.err <- err
+			}()
+			if d == web.ip {
+				continue // nobody's address in the Services' range: dropped, without an entry
+			}
+			for deadline := time.Now().Add(rig.Patience); len(entriesOf(t, ct, syscall.IPPROTO_TCP, b.to, b.to)) == 0; time.Sleep(time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatalf("no entry of a connection to %s", b.to)
+				}
+			}
+		}
+	}
+	w.update(web.with(x).view())
+	for _, b := range all {
+		if err := <-b.err; err != nil {
+			t.Errorf("a connection to %s that began before the Service: %v", b.to, err)
+		}
+	}
+}
+
 // flow opens a UDP socket that is connected to an address.
 func (w *world) flow(from *rig.Host, to netip.AddrPort) net.Conn {
 	w.t.Helper()
@@ -130,7 +174,12 @@ func entries(t *testing.T, c *conntrack.Conn, to netip.AddrPort) []uint32 {
 }
 
 // entriesBy gives those that one backend answers; an invalid one is any.
-func entriesBy(t *testing.T, c *conntrack.Conn, to, by netip.AddrPort) (ids []uint32) {
+func entriesBy(t *testing.T, c *conntrack.Conn, to, by netip.AddrPort) []uint32 {
+	t.Helper()
+	return entriesOf(t, c, syscall.IPPROTO_UDP, to, by)
+}
+
+func entriesOf(t *testing.T, c *conntrack.Conn, protocol uint8, to, by netip.AddrPort) (ids []uint32) {
 	t.Helper()
 	flows, err := c.Dump(nil)
 	if err != nil {
@@ -141,7 +190,7 @@ func entriesBy(t *testing.T, c *conntrack.Conn, to, by netip.AddrPort) (ids []ui
 		if by.IsValid() && netip.AddrPortFrom(r.IP.SourceAddress, r.Proto.SourcePort) != by {
 			continue
 		}
-		if o.Proto.Protocol == syscall.IPPROTO_UDP && netip.AddrPortFrom(o.IP.DestinationAddress, o.Proto.DestinationPort) == to {
+		if o.Proto.Protocol == protocol && netip.AddrPortFrom(o.IP.DestinationAddress, o.Proto.DestinationPort) == to {
 			ids = append(ids, flows[i].ID)
 		}
 	}

@@ -37,8 +37,8 @@ func (w *world) counted(r *nftables.Reader, v6 bool) string {
 			words = append(words, fmt.Sprint(why, " ", of[why]))
 		}
 	}
-	if len(of) != 6 {
-		w.t.Errorf("%d reasons are counted, want 6: %v", len(of), of)
+	if len(of) != 7 {
+		w.t.Errorf("%d reasons are counted, want 7: %v", len(of), of)
 	}
 	return strings.Join(words, ", ")
 }

@@ -14,6 +14,7 @@ import (
 
 // flow is one entry of conntrack.
 type flow struct {
+	protocol     catalog.Protocol
 	client, door netip.AddrPort
 	backend      netip.AddrPort // who answers
 	exists       bool
@@ -55,7 +56,7 @@ func (fl *flow) tuple() (a attrs) {
 			a.bytes(dst, fl.door.Addr().AsSlice())
 		})
 		a.nest(ctaTupleProto, func(a *attrs) {
-			a.bytes(ctaProtoNum, []byte{byte(catalog.UDP)})
+			a.bytes(ctaProtoNum, []byte{byte(fl.protocol)})
 			a.bytes(ctaProtoSrc, port(fl.client))
 			a.bytes(ctaProtoDst, port(fl.door))
 		})
@@ -94,7 +95,7 @@ func parseFlow(entry []byte) (fl flow, ok bool) {
 	if src == nil {
 		src, dst = find(ip, ctaIPv6Src), find(ip, ctaIPv6Dst)
 	}
-	fl.client, fl.door = addrPort(src, find(ports, ctaProtoSrc)), addrPort(dst, find(ports, ctaProtoDst))
+	fl.protocol, fl.client, fl.door = catalog.UDP, addrPort(src, find(ports, ctaProtoSrc)), addrPort(dst, find(ports, ctaProtoDst))
 	fl.setBackend(entry)
 	return fl, fl.client.IsValid() && fl.door.IsValid()
 }
@@ -191,7 +192,7 @@ func (c *conn) each(flows []flow, kind, flags uint16, answer func(fl *flow, entr
 					body = body[4:]
 				}
 				if err := answer(&part[i], body, refused); err != nil && failed == nil {
-					failed = fmt.Errorf("UDP flow from %s to %s: %w", part[i].client, part[i].door, err)
+					failed = fmt.Errorf("%s flow from %s to %s: %w", part[i].protocol, part[i].client, part[i].door, err)
 				}
 			})
 			if err != nil {

@@ -41,7 +41,7 @@ type flowIndex struct {
 	bound     bool                       // records come
 	complete  bool                       // flows has all there are
 	flows     map[door]map[client]uint32 // the second since begun in which we heard of it
-	astray    map[door]map[client]bool   // not led to a backend although one is there
+	astray    map[record]bool            // not led to a backend although one is there
 	count     int
 	pruneAt   int
 	unsettled map[door]*routing.Frontend // to be looked at once more
@@ -172,25 +172,20 @@ func (x *flowIndex) drain(fd int) (any bool) {
 // take takes one record.
 func (x *flowIndex) take(r record) {
 	if r.astray {
-		add(x.astray, r.door, clientOf(r.client), true)
+		x.astray[r] = true
 		return
 	}
 	x.insert(r.door, clientOf(r.client))
 }
 
-func add[V any](m map[door]map[client]V, d door, c client, v V) (isNew bool) {
-	if m[d] == nil {
-		m[d] = map[client]V{}
-	}
-	_, known := m[d][c]
-	m[d][c] = v
-	return !known
-}
-
 func (x *flowIndex) insert(d door, c client) {
-	if add(x.flows, d, c, x.second()) {
+	if x.flows[d] == nil {
+		x.flows[d] = map[client]uint32{}
+	}
+	if _, known := x.flows[d][c]; !known {
 		x.count++
 	}
+	x.flows[d][c] = x.second()
 	if x.count > x.most {
 		x.lose("too many flows")
 	}
@@ -210,7 +205,7 @@ func (x *flowIndex) remove(d door, c client) {
 }
 
 func (x *flowIndex) forget() {
-	x.complete, x.flows, x.astray = false, map[door]map[client]uint32{}, map[door]map[client]bool{}
+	x.complete, x.flows, x.astray = false, map[door]map[client]uint32{}, map[record]bool{}
 	x.count, x.pruneAt, x.unsettled = 0, minPrune, map[door]*routing.Frontend{}
 }
 
@@ -307,7 +302,7 @@ func (x *flowIndex) settle() error {
 func (x *flowIndex) check(d door, f *routing.Frontend) error {
 	flows := make([]flow, 0, len(x.flows[d]))
 	for c := range x.flows[d] {
-		flows = append(flows, flow{client: c.at(d), door: d})
+		flows = append(flows, flow{protocol: catalog.UDP, client: c.at(d), door: d})
 	}
 	if err := x.ask(flows); err != nil {
 		return err
@@ -377,13 +372,13 @@ func (x *flowIndex) relist(judge func(*flow) (ours, stale bool)) error {
 func (x *flowIndex) tidy() error {
 	x.mu.Lock()
 	astray := x.astray
-	x.astray = map[door]map[client]bool{}
+	x.astray = map[record]bool{}
 	err := x.endAstray(astray)
 	var all []flow
 	if x.count >= x.pruneAt && err == nil {
 		for d, clients := range x.flows {
 			for c := range clients {
-				all = append(all, flow{client: c.at(d), door: d})
+				all = append(all, flow{protocol: catalog.UDP, client: c.at(d), door: d})
 			}
 		}
 	}
@@ -410,12 +405,10 @@ func (x *flowIndex) tidy() error {
 
 // endAstray deletes entries that lead to no backend: their flows began before the
 // first endpoint did.
-func (x *flowIndex) endAstray(astray map[door]map[client]bool) error {
+func (x *flowIndex) endAstray(astray map[record]bool) error {
 	var flows []flow
-	for d, clients := range astray {
-		for c := range clients {
-			flows = append(flows, flow{client: c.at(d), door: d})
-		}
+	for r := range astray {
+		flows = append(flows, flow{protocol: r.protocol, client: r.client, door: r.door})
 	}
 	if len(flows) == 0 {
 		return nil

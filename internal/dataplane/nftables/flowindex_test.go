@@ -162,8 +162,7 @@ func TestFlowPrune(t *testing.T) {
 	const n = minPrune + 100
 	i.x.mu.Lock()
 	for p := range n { // of another time
-		add(i.x.flows, i.d, clientOf(netip.AddrPortFrom(i.d.Addr(), uint16(30000+p))), 0)
-		i.x.count++
+		i.x.insert(i.d, clientOf(netip.AddrPortFrom(i.d.Addr(), uint16(30000+p))))
 	}
 	i.x.begun = i.x.begun.Add(-time.Minute)
 	i.x.mu.Unlock()

@@ -8,11 +8,14 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"portico.dev/portico/internal/core/catalog"
+	"portico.dev/portico/internal/dataplane"
 )
 
 // The rules send a record of the first packet of each UDP flow to a frontend, before it is
 // translated, to a group of nfnetlink_log; and of packets that go astray, because
-// their flow began before the frontend had a backend. Nobody needs to
+// conntrack knew their flow, of any protocol, before the frontend had a backend. Nobody needs to
 // listen: without a listener the kernel goes on at once. Events of conntrack would
 // tell the same, but while anybody listens to them the kernel makes one for each
 // TCP connection too; and they are the machine's to configure (nf_conntrack_events).
@@ -68,29 +71,35 @@ func followed() ruleSpec {
 }
 
 // astray leads packets of flows that began before their frontend had a backend to
-// astrayChain. What the frontend refuses doesn't come here.
+// astrayChain. What was translated, and what the frontend refuses, doesn't come here.
 func astray(frontend []expr, set string) ruleSpec {
-	notTranslated := conntrackHas(unix.NFT_CT_STATUS, statusDNAT)
-	notTranslated[len(notTranslated)-1] = compare(unix.NFT_CMP_EQ, word(0), make([]byte, 4))
 	// The code has no meaning here. Older kernels refuse a lookup in a map that
 	// nobody uses the result of, which is how nft would load the rule.
-	return rule("began before there was a backend", isProtocol(unix.IPPROTO_UDP), notTranslated, frontend, one(mapTo(set), keepCode(), goTo(astrayChain)))
+	return rule("began before there was a backend", frontend, one(mapTo(set), keepCode(), goTo(astrayChain)))
 }
 
 const astrayChain = "astray"
 
+// reportAstray has the agent delete the flow's entry. A datagram goes where those before it
+// went; the first packet of a connection is dropped, because where it led before it may be
+// refused, and its repetition (RFC 6298: after a second) finds a backend.
 func reportAstray() chainSpec {
-	return chainSpec{name: astrayChain, rules: []ruleSpec{rule("", forgetCode(), one(logRecord(astrayPrefix)))}}
+	return chainSpec{name: astrayChain, rules: []ruleSpec{
+		rule("", forgetCode(), one(logRecord(astrayPrefix))),
+		rule("", isProtocol(unix.IPPROTO_UDP), one(verdictNow(verdictReturn, ""))),
+		counted(dataplane.Astray, rule("its repetition finds a backend", one(drop()))),
+	}}
 }
 
 // record is what we are told of a packet.
 type record struct {
-	client netip.AddrPort
-	door   door
-	astray bool
+	protocol catalog.Protocol
+	client   netip.AddrPort
+	door     door
+	astray   bool // else it is a UDP flow's first
 }
 
-var errRecord = errors.New("record of a packet that makes no sense as UDP")
+var errRecord = errors.New("record of a packet that makes no sense")
 
 // eachRecord walks the records of one datagram. One that can't be read is an error,
 // for its flow isn't known then.
@@ -106,6 +115,9 @@ func eachRecord(b []byte, take func(record)) error {
 		}
 		r, err := parsePacket(find(body[4:], nfulaPayload))
 		r.astray = cString(find(body[4:], nfulaPrefix)) == astrayPrefix
+		if err == nil && !r.astray && r.protocol != catalog.UDP {
+			err = errRecord
+		}
 		if err != nil {
 			failed = err
 			return
@@ -115,7 +127,7 @@ func eachRecord(b []byte, take func(record)) error {
 	return errors.Join(err, failed)
 }
 
-// parsePacket reads the beginning of a UDP packet from the network header on.
+// parsePacket reads the beginning of a packet of UDP, TCP or SCTP from the network header on.
 func parsePacket(b []byte) (r record, err error) {
 	if len(b) < 1 {
 		return r, errRecord
@@ -140,11 +152,17 @@ func parsePacket(b []byte) (r record, err error) {
 			return r, err
 		}
 	}
-	if proto != unix.IPPROTO_UDP || len(b) < 4 {
+	r.protocol = catalog.Protocol(proto)
+	switch r.protocol {
+	case catalog.UDP, catalog.TCP, catalog.SCTP: // all begin with the ports
+	default:
+		return r, errRecord
+	}
+	if len(b) < 4 {
 		return r, errRecord
 	}
 	port := func(at int) uint16 { return binary.BigEndian.Uint16(b[at:]) }
-	return record{client: netip.AddrPortFrom(src, port(0)), door: netip.AddrPortFrom(dst, port(2))}, nil
+	return record{protocol: r.protocol, client: netip.AddrPortFrom(src, port(0)), door: netip.AddrPortFrom(dst, port(2))}, nil
 }
 
 // skipExtensions passes the headers of RFC 8200 section 4 by. Fragments are put

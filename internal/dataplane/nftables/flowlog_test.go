@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+
+	"portico.dev/portico/internal/core/catalog"
 )
 
 func udpHeader(src, dst uint16) []byte {
@@ -43,8 +45,10 @@ func packet6(transport []byte, proto byte, extensions ...[2]byte) []byte {
 }
 
 func TestParsePacket(t *testing.T) {
-	four := record{client: netip.MustParseAddrPort("192.0.2.9:4000"), door: netip.MustParseAddrPort("10.96.0.20:80")}
-	six := record{client: netip.MustParseAddrPort("[2001:db8::9]:4000"), door: netip.MustParseAddrPort("[fd00:10:96::20]:80")}
+	four := record{protocol: catalog.UDP, client: netip.MustParseAddrPort("192.0.2.9:4000"), door: netip.MustParseAddrPort("10.96.0.20:80")}
+	six := record{protocol: catalog.UDP, client: netip.MustParseAddrPort("[2001:db8::9]:4000"), door: netip.MustParseAddrPort("[fd00:10:96::20]:80")}
+	tcp, sctp := four, six
+	tcp.protocol, sctp.protocol = catalog.TCP, catalog.SCTP
 	ports := udpHeader(4000, 80)
 	for name, c := range map[string]struct {
 		packet []byte
@@ -56,9 +60,11 @@ func TestParsePacket(t *testing.T) {
 		"IPv4, half the ports":         {packet4(0, 17, ports[:3]), record{}},
 		"IPv4, header cut":             {packet4(0, 17, nil)[:19], record{}},
 		"IPv4, length too small":       {append([]byte{4<<4 | 4}, packet4(0, 17, ports)[1:]...), record{}},
-		"IPv4, TCP":                    {packet4(0, 6, ports), record{}},
+		"IPv4, TCP":                    {packet4(0, 6, ports), tcp},
+		"IPv4, ICMP":                   {packet4(0, 1, ports), record{}},
 		"IPv6":                         {packet6(ports, 17), six},
 		"IPv6 with extensions":         {packet6(ports, 17, [2]byte{0, 1}, [2]byte{60, 3}, [2]byte{43, 2}, [2]byte{44, 1}), six},
+		"IPv6, SCTP":                   {packet6(ports, 132), sctp},
 		"IPv6, extension cut":          {packet6(nil, 17, [2]byte{0, 4})[:60], record{}},
 		"IPv6, header cut":             {packet6(nil, 17)[:39], record{}},
 		"IPv5":                         {append([]byte{5 << 4}, make([]byte, 60)...), record{}},
@@ -90,6 +96,10 @@ func TestEachRecord(t *testing.T) {
 	var got []bool
 	if err := eachRecord(b, func(r record) { got = append(got, r.astray) }); err != nil || !slices.Equal(got, []bool{false, true}) {
 		t.Errorf("got %v, %v", got, err)
+	}
+	connection := packet4(0, 6, udpHeader(4000, 80))
+	if err := eachRecord(recordMessage(connection, ""), func(record) { t.Error("took a connection for a flow to follow") }); err == nil {
+		t.Error("a connection that nobody said was astray is no error")
 	}
 	if err := eachRecord(recordMessage(good[:10], ""), func(record) { t.Error("took half a packet") }); err == nil {
 		t.Error("half a packet is no error: its flow would be unknown")
