@@ -66,7 +66,9 @@ func slice(name string, addresses []netip.Addr, port int) []byte {
 func endpoints(addresses []netip.Addr) string {
 	all := make([]string, len(addresses))
 	for i, a := range addresses {
-		all[i] = fmt.Sprintf(`{"addresses":[%q],"conditions":{"ready":true}}`, a)
+		// Controllers name the node of each: here one of ten others than the contenders'.
+		node := a.As4()[3] % 10
+		all[i] = fmt.Sprintf(`{"addresses":[%q],"nodeName":"node-%d","conditions":{"ready":true}}`, a, node)
 	}
 	return "[" + strings.Join(all, ",") + "]"
 }

@@ -218,7 +218,7 @@ func TestListable(t *testing.T) {
 	setup(t, testConfig(t))
 	got := nft(t, "list table inet "+Table)
 	for _, want := range []string{
-		`oifname != "lo" ip saddr 10.245.0.0/16 jump way-out`, `ip6 daddr fd00:10:96::/112 return`, `masquerade`,
+		`ip saddr 10.245.0.0/16 jump way-out`, `oifname != "lo" masquerade`, `ip6 daddr fd00:10:96::/112 return`,
 		`iifname "eth9" meta nfproto ipv4 jump transit`, `ct status ! dnat drop`, `oifname != "portico-*"`,
 	} {
 		if !strings.Contains(got, want) {

@@ -42,13 +42,12 @@ func (n *Network) ruledLocked() ruled { return ruled{n.openedLocked(), n.service
 
 func plan(c Config, g guarded) ruleset.Table {
 	var inside, out []ruleset.Rule
-	for _, r := range c.ranges() {
+	for _, r := range slices.Backward(c.ranges()) { // a Service's packet has its backend's address by now
 		inside = append(inside, ruleset.Rule{ruleset.Destination(r.prefix), ruleset.Return()})
 	}
 	for _, list := range [][]netip.Prefix{c.Cluster, c.Guests} {
 		for _, p := range list {
-			// What stays on the host needs no other address, and lo has none to give.
-			out = append(out, ruleset.Rule{ruleset.OutNot("lo"), ruleset.Source(p), ruleset.Jump("way-out")})
+			out = append(out, ruleset.Rule{ruleset.Source(p), ruleset.Jump("way-out")})
 		}
 	}
 	transit := append(inside[:len(inside):len(inside)], ruleset.Rule{ruleset.OutNotPrefix(LinkPrefix), ruleset.NotDNAT(), ruleset.Drop()})
@@ -60,16 +59,19 @@ func plan(c Config, g guarded) ruleset.Table {
 	for _, l := range g.ipv6 {
 		forward = append(forward, ruleset.Rule{ruleset.In(l), ruleset.Family(true), ruleset.Jump("transit")})
 	}
-	return ruleset.Table{Name: Table, Chains: []ruleset.Chain{
-		{Name: "way-out", Rules: append(inside[:len(inside):len(inside)], ruleset.Rule{ruleset.Masquerade()})},
-		{Name: "transit", Rules: transit},
+	t := ruleset.Table{Name: Table, Chains: []ruleset.Chain{
+		// What stays on the host needs no other address, and lo has none to give.
+		{Name: "way-out", Rules: append(inside[:len(inside):len(inside)], ruleset.Rule{ruleset.OutNot("lo"), ruleset.Masquerade()})},
 		{
 			Name: "postrouting", Type: nftables.ChainTypeNAT, Hook: nftables.ChainHookPostrouting,
 			Priority: nftables.ChainPriorityNATSource, Rules: out,
 		},
-		{
+	}}
+	if len(forward) > 1 { // each forwarded packet pays for a hook, with or without rules
+		t.Chains = append(t.Chains, ruleset.Chain{Name: "transit", Rules: transit}, ruleset.Chain{
 			Name: "forward", Type: nftables.ChainTypeFilter, Hook: nftables.ChainHookForward,
 			Priority: nftables.ChainPriorityFilter, Rules: forward,
-		},
-	}}
+		})
+	}
+	return t
 }

@@ -246,18 +246,25 @@ func TestCost(t *testing.T) {
 	for n := 10_000; n <= size; n += 10_000 { // more at once take longer than a world waits
 		load(n)
 	}
-	many, manySpecial := w.measure(plain), w.measure(special)
-	compare := func(kind string, few, many [3]time.Duration) {
-		for i, what := range []string{"adding a Service", "one endpoint less", "deleting it"} {
-			ratio := float64(many[i]) / float64(few[i])
-			t.Logf("%s%s: median %v among 10, %v among %d, ratio %.2f", what, kind, few[i], many[i], size, ratio)
-			if ratio > 3 {
-				t.Errorf("%s%s costs %.1f times as much among %d Services", what, kind, ratio, size)
+	compare := func(kind string, s service, few [3]time.Duration) {
+		// A busy machine may slow one look; what grows with the Services slows each.
+		for look := range 3 {
+			worst, many := 0.0, w.measure(s)
+			for i, what := range []string{"adding a Service", "one endpoint less", "deleting it"} {
+				ratio := float64(many[i]) / float64(few[i])
+				t.Logf("%s%s: median %v among 10, %v among %d, ratio %.2f", what, kind, few[i], many[i], size, ratio)
+				worst = max(worst, ratio)
+			}
+			if worst <= 3 {
+				return
+			}
+			if look == 2 {
+				t.Errorf("changes%s cost %.1f times as much among %d Services", kind, worst, size)
 			}
 		}
 	}
-	compare("", few, many)
-	compare(", with affinity and source ranges", fewSpecial, manySpecial)
+	compare("", plain, few)
+	compare(", with affinity and source ranges", special, fewSpecial)
 }
 
 // measure gives the median times of three changes, from the view to the kernel.

@@ -68,7 +68,7 @@ func (f *family) rememberChain(t target) chainSpec {
 }
 
 // forgetHandle takes the handle from the priority of a translated packet again, after
-// the hook in which rememberChain left it.
+// the hook in which rememberChain left it. Most packets have none.
 func forgetHandle() ruleSpec {
-	return rule("", one(loadCode(), inSet(sessionLiveSet)), forgetCode())
+	return rule("", one(loadCode(), compare(unix.NFT_CMP_NEQ, word(0), make([]byte, 4)), loadCode(), inSet(sessionLiveSet)), forgetCode())
 }

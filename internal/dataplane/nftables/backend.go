@@ -194,7 +194,7 @@ func (b *Backend) chains(i int, f *family) []chainSpec {
 			source = a
 		}
 	}
-	return f.chains(source)
+	return f.chains(source, b.cfg.WorkloadRanges)
 }
 
 // difference compares the kernel with state. lengths are those of prefixes whose
@@ -209,7 +209,7 @@ func (b *Backend) difference(state dataplane.State, lengths [2][]int, spare bool
 	d := &difference{kernel: newKernel(families)}
 	var fixed [2][]chainSpec
 	for i, f := range families {
-		f.resets = len(r[i].elements[endedSet]) > 0
+		f.resets = f.isAnswering(&r[i]) || len(r[i].elements[endedSet]) > 0
 		fixed[i] = b.chains(i, f)
 		msgs, words := f.repair(&r[i], fixed[i])
 		d.skeleton, d.words = append(d.skeleton, msgs...), append(d.words, words...)

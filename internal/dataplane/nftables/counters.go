@@ -48,7 +48,7 @@ func packetsOf(rule []byte) (packets uint64, counts bool) {
 // known.
 func (f *family) refusals(rules map[string][][]byte) dataplane.Refusals {
 	out := dataplane.Refusals{}
-	for _, c := range f.chains(f.any) {
+	for _, c := range f.chains(f.any, nil) {
 		var reasons []dataplane.Reason
 		for i := range c.rules {
 			if why := c.rules[i].why; why != "" {

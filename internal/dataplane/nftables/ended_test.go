@@ -102,7 +102,7 @@ func TestEndedExpire(t *testing.T) {
 		if changed := len(w.k.answerEnded()) > 0; changed != (was != resets) {
 			t.Errorf("after %v: the rule changed: %t", after, changed)
 		}
-		if got := len(w.k.families[0].established().rules) == 1; got != resets {
+		if got := w.k.families[0].resets; got != resets {
 			t.Errorf("after %v: the rule is there: %t", after, got)
 		}
 	}

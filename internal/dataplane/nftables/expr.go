@@ -187,21 +187,19 @@ func load(reg uint32, value []byte) expr {
 	})
 }
 
-// inSet and notInSet leave the rule unless the key at the first word is (not) in
-// a set; mapTo puts the element's data at the first word; verdictOf follows it.
-func inSet(set string) expr     { return lookup(set, 0, nil) }
-func notInSet(set string) expr  { return lookup(set, unix.NFT_LOOKUP_F_INV, nil) }
-func mapTo(set string) expr     { r := word(0); return lookup(set, 0, &r) }
-func verdictOf(set string) expr { r := uint32(verdictRegister); return lookup(set, 0, &r) }
+// inSet leaves the rule unless the key at the first word is in a set; mapTo puts the element's data at the first word; verdictOf follows it.
+func inSet(set string) expr     { return lookup(set, nil) }
+func mapTo(set string) expr     { r := word(0); return lookup(set, &r) }
+func verdictOf(set string) expr { r := uint32(verdictRegister); return lookup(set, &r) }
 
-func lookup(set string, flags uint32, dreg *uint32) expr {
+func lookup(set string, dreg *uint32) expr {
 	return expression("lookup", func(a *attrs) {
 		a.string(unix.NFTA_LOOKUP_SET, set)
 		a.u32(unix.NFTA_LOOKUP_SREG, word(0))
 		if dreg != nil {
 			a.u32(unix.NFTA_LOOKUP_DREG, *dreg)
 		}
-		a.u32(unix.NFTA_LOOKUP_FLAGS, flags)
+		a.u32(unix.NFTA_LOOKUP_FLAGS, 0) // or a rule that inverts it would look the same
 	})
 }
 

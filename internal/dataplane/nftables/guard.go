@@ -36,26 +36,34 @@ func (f *family) guardChain() chainSpec {
 	return c
 }
 
-// guarding leads packets for frontends with source ranges past the guard. It is empty as
-// long as there is none, so that connections don't pay for the look-up.
-func (f *family) guarding() chainSpec {
-	c := chainSpec{name: guardingChain}
-	if len(f.lengths) > 0 {
-		key, _ := f.frontend(false)
-		c.rules = append(c.rules, rule("load-balancer addresses with source ranges", key, one(inSet(guardedServicesSet), jump(guardChain))))
+// guarding are the chains that lead packets for frontends with source ranges past the guard.
+// There are none as long as there is no such frontend, so that connections don't pay for the look-up.
+func (f *family) guarding() []chainSpec {
+	if len(f.lengths) == 0 {
+		return nil
 	}
-	return c
+	key, _ := f.frontend(false)
+	rules := []ruleSpec{rule("load-balancer addresses with source ranges", key, one(inSet(guardedServicesSet), jump(guardChain)))}
+	return []chainSpec{
+		{name: "guarding", kind: "nat", hook: unix.NF_INET_PRE_ROUTING, priority: priorityGuard, rules: rules},
+		{name: "guarding-output", kind: "nat", hook: unix.NF_INET_LOCAL_OUT, priority: priorityGuard, rules: rules},
+	}
 }
 
-// admittedKey loads the masked source and the frontend. A whole address needs no
-// mask, and nft would leave that out when it prints the rule.
+// admittedKey loads the masked source and the frontend.
 func (f *family) admittedKey(bits int) []expr {
 	w := f.addrLen / 4
-	key := one(f.sourceAddress(0))
+	return append(f.sourcePrefix(bits), f.destAddress(w), transportProtocol(word(2*w)), destinationPort(word(2*w+1)))
+}
+
+// sourcePrefix loads the source's first bits. A whole address needs no mask, and nft would
+// leave that out when it prints the rule.
+func (f *family) sourcePrefix(bits int) []expr {
+	source := one(f.sourceAddress(0))
 	if bits < 8*f.addrLen {
-		key = append(key, mask(word(0), prefixMask(bits, f.addrLen)))
+		source = append(source, mask(word(0), prefixMask(bits, f.addrLen)))
 	}
-	return append(key, f.destAddress(w), transportProtocol(word(2*w)), destinationPort(word(2*w+1)))
+	return source
 }
 
 func prefixMask(bits, bytes int) []byte {
@@ -207,8 +215,12 @@ func (f *family) grow(lengths []int) (msgs []message) {
 			msgs = append(msgs, f.setMessage(s, i+1))
 		}
 	}
-	for _, c := range []chainSpec{f.guardChain(), f.guarding()} {
-		msgs = append(append(msgs, f.flushMessage(c.name)), f.ruleMessages(&c)...)
+	c := f.guardChain()
+	msgs = append(append(msgs, f.flushMessage(c.name)), f.ruleMessages(&c)...)
+	if len(old) == 0 {
+		for _, c := range f.guarding() {
+			msgs = append(msgs, f.chainMessages(&c)...)
+		}
 	}
 	return msgs
 }

@@ -47,10 +47,7 @@ const (
 
 	guardChain    = "guard"
 	refuseChain   = "refuse"
-	guardingChain = "guarding"
 	turnAwayChain = "turn-away"
-	// establishedChain has what concerns packets of established connections.
-	establishedChain = "established"
 	// translatedChain has what concerns first packets that a frontend took.
 	translatedChain = "translated"
 	leaveChain      = "leave"

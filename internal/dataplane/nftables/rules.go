@@ -31,15 +31,19 @@ func rule(comment string, parts ...[]expr) ruleSpec {
 func one(e ...expr) []expr { return e }
 
 // Priorities of the hooks (linux/netfilter_ipv4.h): destination NAT's own, a
-// little later for packets that no frontend took, source NAT's own.
+// little later for packets that no frontend took, source NAT's own; and just before
+// the first two what is there for some packets' sake only.
 const (
+	priorityGuard    = -101
 	priorityDNAT     = -100
+	priorityEnded    = -91
 	priorityUnserved = -90
 	prioritySNAT     = 100
 )
 
-// chains gives all fixed chains of a family: first those that are jumped to.
-func (f *family) chains(hairpinSource netip.Addr) []chainSpec {
+// chains gives all fixed chains of a family: first those that are jumped to. The workloads are
+// the ranges of both families.
+func (f *family) chains(hairpinSource netip.Addr, workloads []netip.Prefix) []chainSpec {
 	// frontend loads the key of a map or set of frontends.
 	frontend := func(nodePort bool) []expr {
 		key, _ := f.frontend(nodePort)
@@ -55,22 +59,20 @@ func (f *family) chains(hairpinSource netip.Addr) []chainSpec {
 		return counted(why, rule(comment, frontend(nodePort), one(inSet(set), what)))
 	}
 	workload := one(f.sourceAddress(0), inSet(workloadRangesSet))
-	stranger := one(f.sourceAddress(0), notInSet(workloadRangesSet))
 
-	return []chainSpec{
+	chains := []chainSpec{
 		{name: refuseChain, rules: []ruleSpec{
 			rule("", isProtocol(unix.IPPROTO_TCP), one(rejectReset())),
 			rule("", one(rejectICMP(f.portUnreachable))),
 		}},
 		turnAway(),
 		f.forgetDead(),
-		f.guardChain(), f.guarding(),
+		f.guardChain(),
 		{name: leaveChain, rules: []ruleSpec{rule("", forgetCode(), one(verdictNow(verdictAccept, "")))}},
 		{name: "choose", rules: []ruleSpec{followed(), rule("", one(loadCode(), verdictOf(choicesMap)))}},
 		{name: "serve", rules: []ruleSpec{serve(servicesMap, false), serve(nodePortsMap, true)}},
 		{name: "serve-outside", rules: []ruleSpec{serve(outsideServicesMap, false), serve(outsideNodePortsMap, true)}},
 		reportAstray(),
-		f.established(),
 		{name: translatedChain, rules: []ruleSpec{forgetHandle()}},
 		{name: "unserved", rules: []ruleSpec{
 			rule("", wasTranslated(), one(goTo(translatedChain))),
@@ -82,21 +84,26 @@ func (f *family) chains(hairpinSource netip.Addr) []chainSpec {
 			counted(dataplane.UnknownPort, rule("other ports of cluster IPs", one(f.destAddress(0), inSet(clusterIPsSet), goTo(refuseChain)))),
 			counted(dataplane.UnknownAddress, rule("addresses that no Service has", one(f.destAddress(0), inSet(serviceRangesSet), drop()))),
 		}},
-		{name: "prerouting", kind: "nat", hook: unix.NF_INET_PRE_ROUTING, priority: priorityDNAT, rules: []ruleSpec{
+		{name: "prerouting", kind: "nat", hook: unix.NF_INET_PRE_ROUTING, priority: priorityDNAT, rules: slices.Concat([]ruleSpec{
 			f.answersItself(),
-			rule("", one(jump(guardingChain))),
-			rule("what differs for clients outside", stranger, one(jump("serve-outside"))),
-			rule("", one(jump("serve"))),
-		}},
+		}, f.fromWorkloads(workloads, "serve"), []ruleSpec{
+			rule("what differs for clients outside", one(jump("serve-outside"))),
+			rule("", one(goTo("serve"))),
+		})},
 		{name: "output", kind: "nat", hook: unix.NF_INET_LOCAL_OUT, priority: priorityDNAT, rules: []ruleSpec{
-			rule("", one(jump(guardingChain))),
 			rule("", one(jump("serve"))),
 		}},
-		{name: "postrouting", kind: "nat", hook: unix.NF_INET_POST_ROUTING, priority: prioritySNAT, rules: []ruleSpec{
+		{name: "reaches-itself", rules: []ruleSpec{
+			rule("a backend reaches itself", one(f.sourceAddress(0), f.destAddress(f.addrLen/4), inSet(hairpinSet)), f.hairpin(hairpinSource)),
+		}},
+		{name: "leave-translated", rules: append(f.fromWorkloads(workloads, "reaches-itself"),
 			// First: a backend outside the cluster that reaches itself by this node has no
 			// route to the address that hairpins of workloads get.
-			rule("answers from other nodes come back through this one", wasTranslated(), stranger, one(f.destAddress(0), inSet(remoteBackendsSet), masquerade())),
-			rule("a backend reaches itself", wasTranslated(), one(f.sourceAddress(0), f.destAddress(f.addrLen/4), inSet(hairpinSet)), f.hairpin(hairpinSource)),
+			rule("answers from other nodes come back through this one", one(f.destAddress(0), inSet(remoteBackendsSet), masquerade())),
+			rule("", one(goTo("reaches-itself"))),
+		)},
+		{name: "postrouting", kind: "nat", hook: unix.NF_INET_POST_ROUTING, priority: prioritySNAT, rules: []ruleSpec{
+			rule("", wasTranslated(), one(goTo("leave-translated"))),
 		}},
 		{name: "prerouting-unserved", kind: "filter", hook: unix.NF_INET_PRE_ROUTING, priority: priorityUnserved, rules: append(
 			f.unserved(),
@@ -108,6 +115,11 @@ func (f *family) chains(hairpinSource netip.Addr) []chainSpec {
 		)},
 		{name: "output-unserved", kind: "filter", hook: unix.NF_INET_LOCAL_OUT, priority: priorityUnserved, rules: f.unserved()},
 	}
+	chains = append(chains, f.guarding()...)
+	if f.resets {
+		chains = append(chains, f.answering()...)
+	}
+	return chains
 }
 
 // hairpin gives the source NAT of a backend that reaches itself. The address
@@ -120,11 +132,23 @@ func (f *family) hairpin(source netip.Addr) []expr {
 	return one(load(word(0), source.AsSlice()), fromAddress(f.nf))
 }
 
+// fromWorkloads leads packets from workloads to a chain. Comparing costs the packet less than
+// a set of ranges does, and there are one or two.
+func (f *family) fromWorkloads(ranges []netip.Prefix, chain string) (rules []ruleSpec) {
+	for _, p := range ranges {
+		if p = p.Masked(); p.Addr().BitLen() != 8*f.addrLen {
+			continue
+		}
+		rules = append(rules, rule("", f.sourcePrefix(p.Bits()), one(compare(unix.NFT_CMP_EQ, word(0), p.Addr().AsSlice()), goTo(chain))))
+	}
+	return rules
+}
+
 // unserved gives the rules for packets that the NAT hook left as they were.
 func (f *family) unserved() []ruleSpec {
 	rules := []ruleSpec{
-		// Most packets are of connections: they meet one rule here, and one there.
-		rule("", establishedConnection(), one(goTo(establishedChain))),
+		// Most packets are of connections: they meet this rule and no other.
+		rule("", establishedConnection(), one(verdictNow(verdictAccept, ""))),
 		rule("", newConnection(), one(jump("unserved"))),
 		counted(dataplane.Invalid, rule("a reset for these would end a healthy connection", invalidPacket(), one(f.destAddress(0), inSet(serviceRangesSet), drop()))),
 	}
