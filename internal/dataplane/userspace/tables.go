@@ -191,6 +191,9 @@ func (s *sets) hooks(c *nftables.Conn, prefix string, kind nftables.ChainType, p
 		s.rule(c, in, answers(), verdict(expr.VerdictAccept, ""))
 		s.rule(c, out, answers(), verdict(expr.VerdictAccept, ""))
 	}
+	// What the proxy sends to a backend of this host comes by lo, too.
+	s.rule(c, in, own(), verdict(expr.VerdictAccept, ""))
+	s.rule(c, out, own(), verdict(expr.VerdictAccept, ""))
 	for _, p := range workloads {
 		if family(p.Addr()) == s.i {
 			s.rule(c, in, s.in(p, s.source()), verdict(expr.VerdictGoto, prefix+"inside"))
@@ -304,6 +307,14 @@ func answers() []expr.Any {
 			Mask: binaryutil.NativeEndian.PutUint32(expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED), Xor: make([]byte, 4),
 		},
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: regKey, Data: make([]byte, 4)},
+	}
+}
+
+// own matches the proxy's own packets.
+func own() []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyPRIORITY, Register: regKey},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: regKey, Data: binaryutil.NativeEndian.PutUint32(ownPriority)},
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 	"unsafe"
@@ -136,13 +137,28 @@ func (b *Backend) connect(c *net.TCPConn, destination func(*net.TCPConn) (netip.
 	return nil, fmt.Errorf("%s serves nobody who comes from %s", f.get().Key, client)
 }
 
+// ownPriority is that of the proxy's own packets to backends, which the rules lead nowhere: a
+// backend may be its own frontend, as a process of the node at a node's address and the Service's
+// port, and the proxy would talk to itself for ever. It is no number that others give:
+// nft prints it as the class 706f:1.
+const ownPriority = 0x706f0001
+
 // dial connects from where the process's sockets are.
 func (b *Backend) dial(network string, to netip.AddrPort) (c net.Conn, err error) {
 	err = b.enter(func() (err error) {
 		d := net.Dialer{Timeout: dialTime, KeepAlive: -1}
-		if network == "tcp" {
-			d.Control = socketOptions
-			d.SetMultipathTCP(false)
+		d.SetMultipathTCP(false)
+		d.Control = func(network, address string, raw syscall.RawConn) error {
+			var failed, refused error
+			if strings.HasPrefix(network, "tcp") {
+				failed = socketOptions(network, address, raw)
+			}
+			if b.rules != nil {
+				failed = errors.Join(failed, raw.Control(func(fd uintptr) {
+					refused = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PRIORITY, ownPriority)
+				}))
+			}
+			return errors.Join(failed, refused)
 		}
 		c, err = d.DialContext(b.life, network, to.String())
 		return err
