@@ -11,9 +11,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 
 	"portico.dev/portico/internal/routes/nstest"
+	"portico.dev/portico/internal/routes/ruleset"
 )
 
 // NET-03: malformed ranges get one sentence with the remedy.
@@ -378,5 +380,16 @@ func TestNameTaken(t *testing.T) {
 	}
 	if rest, err := Remains(); err != nil || len(rest) > 0 {
 		t.Errorf("there remain %v, %v", rest, err)
+	}
+}
+
+// Every packet pays for a forward hook: there is one while a link is guarded.
+func TestForwardHook(t *testing.T) {
+	for _, g := range []guarded{{}, {ipv4: []string{"eth0"}}, {ipv6: []string{"eth0"}}} {
+		table := plan(testConfig(t), g)
+		has := slices.ContainsFunc(table.Chains, func(c ruleset.Chain) bool { return c.Hook == nftables.ChainHookForward })
+		if want := len(g.ipv4)+len(g.ipv6) > 0; has != want {
+			t.Errorf("guarding %v: a forward hook: %t", g, has)
+		}
 	}
 }

@@ -67,7 +67,7 @@ func plan(c Config, g guarded) ruleset.Table {
 			Priority: nftables.ChainPriorityNATSource, Rules: out,
 		},
 	}}
-	if len(forward) > 1 { // each forwarded packet pays for a hook, with or without rules
+	if len(g.ipv4)+len(g.ipv6) > 0 { // each forwarded packet pays for a hook, with or without rules
 		t.Chains = append(t.Chains, ruleset.Chain{Name: "transit", Rules: transit}, ruleset.Chain{
 			Name: "forward", Type: nftables.ChainTypeFilter, Hook: nftables.ChainHookForward,
 			Priority: nftables.ChainPriorityFilter, Rules: forward,

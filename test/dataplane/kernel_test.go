@@ -239,6 +239,10 @@ func TestCost(t *testing.T) {
 	plain, special := make(40000), make(40001)
 	special.affinity, special.balancer, special.ranges = time.Hour, []dual{balancerIP}, prefixes("192.0.2.0/24", "2001:db8::/64")
 	few, fewSpecial := w.measure(plain), w.measure(special)
+	again, againSpecial := w.measure(plain), w.measure(special)
+	for i := range few { // a slow look would hide what grows
+		few[i], fewSpecial[i] = min(few[i], again[i]), min(fewSpecial[i], againSpecial[i])
+	}
 	size := 10_000
 	if os.Getenv("PORTICO_LONG") != "" {
 		size = 30_000

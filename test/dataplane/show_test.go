@@ -278,6 +278,10 @@ func TestVerifyTells(t *testing.T) {
 		{[]string{"add rule ip portico output-unserved accept"}, []string{"ip: chain output-unserved has other rules: rule 4 is foreign"}},
 		{[]string{"insert rule ip portico guard accept"}, []string{"ip: chain guard has other rules: rule 1 is foreign"}},
 		{[]string{"flush chain ip6 portico postrouting"}, []string{"ip6: chain postrouting has other rules: 1 of our 1 are missing"}},
+		{[]string{"delete chain ip portico guarding-output"}, []string{"ip: no chain guarding-output"}},
+		{[]string{"add chain ip portico answer-ended { type filter hook prerouting priority -91; }"}, []string{
+			"ip: chain answer-ended has other rules: 1 of our 1 are missing", "ip: chains for backends that are gone, and none is", "ip: no chain answer-ended-output",
+		}},
 		{[]string{"flush chain ip portico cluster-2"}, []string{"ip: chain cluster-2 has other rules: 1 of our 1 are missing"}},
 		{[]string{"add chain ip portico mine", "add set ip portico mine { type ipv4_addr; }"}, []string{"ip: chain mine is not ours", "ip: set mine is not ours"}},
 		{[]string{"add chain ip portico mine { type filter hook input priority 5; }"}, []string{"ip: chain mine is not ours"}},

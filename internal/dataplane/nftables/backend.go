@@ -61,6 +61,7 @@ type Backend struct {
 	log      *slog.Logger
 	conn     *conn
 	flows    *flowIndex
+	strays   *strays
 	watch    *watcher
 	families [2]*family
 	doubt    map[routing.Key]bool // UDP frontends that may have stale flows
@@ -108,6 +109,9 @@ func (b *Backend) open() (err error) {
 	if b.flows, err = newFlowIndex(b.log, b.cfg.UDPFlows); err != nil {
 		return err
 	}
+	if b.strays, err = newStrays(b.log); err != nil {
+		return err
+	}
 	b.watch, err = startWatcher(b.conn.port)
 	return err
 }
@@ -129,6 +133,9 @@ func (b *Backend) Close() error {
 	if b.flows != nil {
 		errs = append(errs, b.flows.close())
 	}
+	if b.strays != nil {
+		errs = append(errs, b.strays.close())
+	}
 	if b.conn != nil {
 		errs = append(errs, b.conn.close())
 	}
@@ -148,6 +155,7 @@ func (b *Backend) Sync(_ context.Context, state dataplane.State) error {
 	begun, inKernel := time.Now(), b.conn.inKernel
 	b.nodes, b.services = slices.Clone(state.NodeAddresses), slices.Clone(state.ServiceRanges)
 	b.flows.setNodes(state.NodeAddresses)
+	b.strays.follow()
 	d, err := b.difference(state, [2][]int{}, false)
 	if err != nil {
 		return err
@@ -209,6 +217,7 @@ func (b *Backend) difference(state dataplane.State, lengths [2][]int, spare bool
 	d := &difference{kernel: newKernel(families)}
 	var fixed [2][]chainSpec
 	for i, f := range families {
+		// Either asks for both; carryOut removes the chains where nothing is in the set.
 		f.resets = f.isAnswering(&r[i]) || len(r[i].elements[endedSet]) > 0
 		fixed[i] = b.chains(i, f)
 		msgs, words := f.repair(&r[i], fixed[i])
@@ -229,7 +238,10 @@ func (b *Backend) difference(state dataplane.State, lengths [2][]int, spare bool
 	}
 	k.settle()
 	b.planRanges(k, r, state.ServiceRanges)
-	for i := range families {
+	for i, f := range families {
+		if f.resets && k.ends[i].held == 0 {
+			d.words = append(d.words, f.name+": chains for backends that are gone, and none is")
+		}
 		msgs, words := k.prune(i, &r[i], fixed[i], spare)
 		d.pruning, d.words = append(d.pruning, msgs...), append(d.words, words...)
 	}

@@ -1,7 +1,7 @@
 // Package nftables is the data plane on the kernel's nf_tables, by netlink.
 //
 // In: frontends and node-port addresses, as dataplane.State and routing.Change.
-// Out: one table per family (ip and ip6), stale UDP conntrack entries deleted.
+// Out: one table per family (ip and ip6), stale conntrack entries deleted.
 // It never runs a program and never touches another table.
 //
 // The rules are few and fixed; what changes are elements of maps. A packet's
@@ -14,6 +14,7 @@
 // and rules), element (keys and data of the maps), kernel (what the kernel holds
 // of each frontend, and the plan that leads from there to what is wanted), refs (the
 // address sets), sessions and affinity (a client's backend), guard (source ranges),
-// readback (the same from a dump), ahead (a dump before it is needed), Backend; and
+// readback (the same from a dump), ahead (a dump before it is needed), flowindex and flowlog (UDP
+// flows that end with their backend), strays (flows that began before their Service), Backend; and
 // Reader, which changes nothing (show, counters).
 package nftables

@@ -142,6 +142,7 @@ const (
 	stateInvalid     = 1
 	stateEstablished = 2
 	stateNew         = 8
+	statusConfirmed  = 1 << 3 // it has an entry: a packet of it went all the way
 	statusDNAT       = 1 << 5
 )
 

@@ -8,10 +8,7 @@ import (
 	"os"
 	"slices"
 	"sync"
-	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"portico.dev/portico/internal/core/catalog"
 	"portico.dev/portico/internal/core/routing"
@@ -29,19 +26,14 @@ type flowIndex struct {
 	log     *slog.Logger
 	most    int // flows
 	begun   time.Time
-	records *os.File // non-blocking netlink socket
-	raw     syscall.RawConn
 	closing chan struct{}
 	done    chan struct{}
 
-	mu        sync.Mutex // guards the following
-	ct        *conn      // to conntrack
-	seq       uint32
-	buf       []byte
-	bound     bool                       // records come
+	mu        sync.Mutex                 // guards the following
+	records   *recordSocket              // to wait at its file needs no lock
+	ct        *conn                      // to conntrack
 	complete  bool                       // flows has all there are
 	flows     map[door]map[client]uint32 // the second since begun in which we heard of it
-	astray    map[record]bool            // not led to a backend although one is there
 	count     int
 	pruneAt   int
 	unsettled map[door]*routing.Frontend // to be looked at once more
@@ -87,13 +79,13 @@ var errIndexLost = errors.New("the index of UDP flows is incomplete")
 
 // newFlowIndex opens the sockets in the calling thread's network namespace.
 func newFlowIndex(log *slog.Logger, most int) (*flowIndex, error) {
-	x := &flowIndex{log: log, most: most, begun: time.Now(), closing: make(chan struct{}), done: make(chan struct{}), buf: make([]byte, 1<<16)}
+	x := &flowIndex{log: log, most: most, begun: time.Now(), closing: make(chan struct{}), done: make(chan struct{})}
 	x.forget()
 	var err error
 	if x.ct, err = openConn(); err != nil {
 		return nil, fmt.Errorf("conntrack: %w", err)
 	}
-	if err = x.openRecords(); err != nil {
+	if x.records, err = openRecords(recordGroup, recordsBuffer); err != nil {
 		return nil, errors.Join(fmt.Errorf("records of UDP flows: %w", err), x.ct.close())
 	}
 	go x.run()
@@ -102,7 +94,7 @@ func newFlowIndex(log *slog.Logger, most int) (*flowIndex, error) {
 
 func (x *flowIndex) close() error {
 	close(x.closing)
-	err := x.records.Close()
+	err := x.records.file.Close()
 	<-x.done
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -121,7 +113,7 @@ func (x *flowIndex) stats() FlowCounts {
 func (x *flowIndex) run() {
 	defer close(x.done)
 	for {
-		err := x.raw.Read(func(fd uintptr) bool {
+		err := x.records.raw.Read(func(fd uintptr) bool {
 			x.mu.Lock()
 			defer x.mu.Unlock()
 			return x.drain(int(fd))
@@ -146,37 +138,9 @@ func (x *flowIndex) run() {
 }
 
 // drain takes the records that wait, and reports whether there were any.
-func (x *flowIndex) drain(fd int) (any bool) {
-	for {
-		n, _, err := unix.Recvfrom(fd, x.buf, unix.MSG_DONTWAIT)
-		switch {
-		case errors.Is(err, unix.EINTR):
-			continue
-		case errors.Is(err, unix.ENOBUFS):
-			any = true
-			x.lose("more flows began than could be taken")
-			continue
-		case err != nil:
-			return any
-		}
-		any = true
-		if !x.bound {
-			continue
-		}
-		if err := eachRecord(x.buf[:n], x.take); err != nil {
-			x.lose(err.Error())
-		}
-	}
-}
+func (x *flowIndex) drain(fd int) (any bool) { return x.records.drain(fd, x.take, x.lose) }
 
-// take takes one record.
-func (x *flowIndex) take(r record) {
-	if r.astray {
-		x.astray[r] = true
-		return
-	}
-	x.insert(r.door, clientOf(r.client))
-}
+func (x *flowIndex) take(r record) { x.insert(r.door, clientOf(r.client)) }
 
 func (x *flowIndex) insert(d door, c client) {
 	if x.flows[d] == nil {
@@ -205,20 +169,19 @@ func (x *flowIndex) remove(d door, c client) {
 }
 
 func (x *flowIndex) forget() {
-	x.complete, x.flows, x.astray = false, map[door]map[client]uint32{}, map[record]bool{}
+	x.complete, x.flows = false, map[door]map[client]uint32{}
 	x.count, x.pruneAt, x.unsettled = 0, minPrune, map[door]*routing.Frontend{}
 }
 
 // lose gives the index up, and stops the records until the next list: what floods
 // the node with flows must not cost it more than their packets do.
 func (x *flowIndex) lose(why string) {
-	if !x.bound {
+	if !x.records.bound {
 		return
 	}
 	x.log.Warn("the index of UDP flows is given up; the next change lists conntrack", "why", why)
 	x.forget()
-	x.bound = false
-	if err := x.configure(unbindRecords()); err != nil {
+	if err := x.records.unbind(); err != nil {
 		x.log.Warn("stopping the records of UDP flows failed", "err", err)
 	}
 }
@@ -262,7 +225,7 @@ func (x *flowIndex) supersede(change routing.Change) {
 func (x *flowIndex) end(doors map[door]*routing.Frontend) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if err := x.raw.Control(func(fd uintptr) { x.drain(int(fd)) }); err != nil {
+	if err := x.records.raw.Control(func(fd uintptr) { x.drain(int(fd)) }); err != nil {
 		return err
 	}
 	if !x.complete {
@@ -275,17 +238,17 @@ func (x *flowIndex) end(doors map[door]*routing.Frontend) error {
 		}
 		x.unsettled[d] = f
 	}
-	return x.records.SetReadDeadline(time.Now().Add(settling))
+	return x.records.file.SetReadDeadline(time.Now().Add(settling))
 }
 
 // settle looks once more.
 func (x *flowIndex) settle() error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if err := x.records.SetReadDeadline(time.Time{}); err != nil {
+	if err := x.records.file.SetReadDeadline(time.Time{}); err != nil {
 		return nil // closed
 	}
-	if err := x.raw.Control(func(fd uintptr) { x.drain(int(fd)) }); err != nil {
+	if err := x.records.raw.Control(func(fd uintptr) { x.drain(int(fd)) }); err != nil {
 		return nil
 	}
 	for d, f := range x.unsettled {
@@ -345,7 +308,7 @@ func (x *flowIndex) relist(judge func(*flow) (ours, stale bool)) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.forget()
-	if err := x.bind(); err != nil { // first, or flows could begin unnoticed
+	if err := x.records.bind(x.take); err != nil { // first, or flows could begin unnoticed
 		x.log.Warn("UDP flows can't be followed; each change lists conntrack", "err", err)
 	}
 	flows, err := x.ct.listUDP()
@@ -354,28 +317,25 @@ func (x *flowIndex) relist(judge func(*flow) (ours, stale bool)) error {
 	}
 	x.counts.Lists++
 	x.counts.Listed += uint64(len(flows))
-	x.complete = x.bound
+	x.complete = x.records.bound
 	var stale []flow
 	for i := range flows {
 		fl := &flows[i]
 		switch ours, old := judge(fl); {
 		case old:
 			stale = append(stale, *fl)
-		case ours && x.bound && fl.zone == nil: // others' zones aren't on our path
+		case ours && x.records.bound && fl.zone == nil: // others' zones aren't on our path
 			x.insert(fl.door, clientOf(fl.client))
 		}
 	}
 	return x.delete(stale)
 }
 
-// tidy deletes the entries of flows that go astray, and when the index has doubled forgets flows that have ended.
-func (x *flowIndex) tidy() error {
+// tidy forgets flows that have ended, when the index has doubled.
+func (x *flowIndex) tidy() (err error) {
 	x.mu.Lock()
-	astray := x.astray
-	x.astray = map[record]bool{}
-	err := x.endAstray(astray)
 	var all []flow
-	if x.count >= x.pruneAt && err == nil {
+	if x.count >= x.pruneAt {
 		for d, clients := range x.flows {
 			for c := range clients {
 				all = append(all, flow{protocol: catalog.UDP, client: c.at(d), door: d})
@@ -384,7 +344,7 @@ func (x *flowIndex) tidy() error {
 	}
 	x.mu.Unlock()
 	if len(all) == 0 {
-		return err
+		return nil
 	}
 	const atOnce = 512 // a change must not wait for the rest
 	for part := range slices.Chunk(all, atOnce) {
@@ -401,21 +361,4 @@ func (x *flowIndex) tidy() error {
 	defer x.mu.Unlock()
 	x.pruneAt = max(minPrune, 2*x.count)
 	return nil
-}
-
-// endAstray deletes entries that lead to no backend: their flows began before the
-// first endpoint did.
-func (x *flowIndex) endAstray(astray map[record]bool) error {
-	var flows []flow
-	for r := range astray {
-		flows = append(flows, flow{protocol: r.protocol, client: r.client, door: r.door})
-	}
-	if len(flows) == 0 {
-		return nil
-	}
-	x.counts.Asked += uint64(len(flows))
-	if err := x.ct.askFlows(flows); err != nil {
-		return fmt.Errorf("ask conntrack: %w", err)
-	}
-	return x.delete(slices.DeleteFunc(flows, func(fl flow) bool { return !fl.exists || fl.backend != fl.door }))
 }

@@ -136,7 +136,7 @@ func TestFlowSettles(t *testing.T) {
 // list makes the index whole.
 func TestFlowOverrun(t *testing.T) {
 	i := newIndexed(t, 100000)
-	if err := i.x.raw.Control(func(fd uintptr) {
+	if err := i.x.records.raw.Control(func(fd uintptr) {
 		if err := unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 1); err != nil {
 			t.Error(err)
 		}

@@ -6,24 +6,23 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
 	"portico.dev/portico/internal/core/catalog"
-	"portico.dev/portico/internal/dataplane"
 )
 
-// The rules send a record of the first packet of each UDP flow to a frontend, before it is
-// translated, to a group of nfnetlink_log; and of packets that go astray, because
-// conntrack knew their flow, of any protocol, before the frontend had a backend. Nobody needs to
+// The rules send records to two groups of nfnetlink_log: of the first packet of each UDP flow to
+// a frontend, before it is translated; and of packets that go astray (see strays.go). Nobody needs to
 // listen: without a listener the kernel goes on at once. Events of conntrack would
 // tell the same, but while anybody listens to them the kernel makes one for each
 // TCP connection too; and they are the machine's to configure (nf_conntrack_events).
 
 const (
-	// recordGroup is "po", for who looks at the list of rules.
-	recordGroup  = 0x706f
-	astrayPrefix = "astray"
+	// recordGroup is "po", for who looks at the list of rules; strayGroup the one after.
+	recordGroup = 0x706f
+	strayGroup  = recordGroup + 1
 	// recordRange holds an IPv4 header with options and the ports, or IPv6 with
 	// extension headers of usual size.
 	recordRange = 128
@@ -32,7 +31,7 @@ const (
 // Numbers of linux/netfilter/nfnetlink_log.h.
 const (
 	nfulnlPacket, nfulnlConfig    = 0, 1
-	nfulaPayload, nfulaPrefix     = 9, 10
+	nfulaPayload                  = 9
 	nfulaCfgCmd, nfulaCfgMode     = 1, 2
 	nfulaCfgSize, nfulaCfgQThresh = 3, 5
 	nfulnlBind, nfulnlUnbind      = 1, 2
@@ -56,39 +55,13 @@ func unbindRecords() (a attrs) {
 }
 
 // logRecord is the expression that sends a record.
-func logRecord(prefix string) expr {
-	return expression("log", func(a *attrs) {
-		a.bytes(unix.NFTA_LOG_GROUP, binary.BigEndian.AppendUint16(nil, recordGroup))
-		if prefix != "" {
-			a.string(unix.NFTA_LOG_PREFIX, prefix)
-		}
-	})
+func logRecord(group uint16) expr {
+	return expression("log", func(a *attrs) { a.bytes(unix.NFTA_LOG_GROUP, binary.BigEndian.AppendUint16(nil, group)) })
 }
 
 // followed has the flows of frontends reported: nat chains see first packets only.
 func followed() ruleSpec {
-	return rule("flows to follow", isProtocol(unix.IPPROTO_UDP), one(logRecord("")))
-}
-
-// astray leads packets of flows that began before their frontend had a backend to
-// astrayChain. What was translated, and what the frontend refuses, doesn't come here.
-func astray(frontend []expr, set string) ruleSpec {
-	// The code has no meaning here. Older kernels refuse a lookup in a map that
-	// nobody uses the result of, which is how nft would load the rule.
-	return rule("began before there was a backend", frontend, one(mapTo(set), keepCode(), goTo(astrayChain)))
-}
-
-const astrayChain = "astray"
-
-// reportAstray has the agent delete the flow's entry. A datagram goes where those before it
-// went; the first packet of a connection is dropped, because where it led before it may be
-// refused, and its repetition (RFC 6298: after a second) finds a backend.
-func reportAstray() chainSpec {
-	return chainSpec{name: astrayChain, rules: []ruleSpec{
-		rule("", forgetCode(), one(logRecord(astrayPrefix))),
-		rule("", isProtocol(unix.IPPROTO_UDP), one(verdictNow(verdictReturn, ""))),
-		counted(dataplane.Astray, rule("its repetition finds a backend", one(drop()))),
-	}}
+	return rule("flows to follow", isProtocol(unix.IPPROTO_UDP), one(logRecord(recordGroup)))
 }
 
 // record is what we are told of a packet.
@@ -96,7 +69,6 @@ type record struct {
 	protocol catalog.Protocol
 	client   netip.AddrPort
 	door     door
-	astray   bool // else it is a UDP flow's first
 }
 
 var errRecord = errors.New("record of a packet that makes no sense")
@@ -114,10 +86,6 @@ func eachRecord(b []byte, take func(record)) error {
 			return
 		}
 		r, err := parsePacket(find(body[4:], nfulaPayload))
-		r.astray = cString(find(body[4:], nfulaPrefix)) == astrayPrefix
-		if err == nil && !r.astray && r.protocol != catalog.UDP {
-			err = errRecord
-		}
 		if err != nil {
 			failed = err
 			return
@@ -189,29 +157,41 @@ func skipExtensions(next byte, b []byte) (byte, []byte, error) {
 	}
 }
 
-func (x *flowIndex) openRecords() error {
+// recordSocket takes the records of one group.
+type recordSocket struct {
+	group uint16
+	file  *os.File // non-blocking netlink socket
+	raw   syscall.RawConn
+	buf   []byte
+	seq   uint32
+	bound bool // records come
+}
+
+// openRecords opens a socket in the calling thread's network namespace, with room for so many
+// bytes. Records come once it is bound.
+func openRecords(group uint16, room int) (*recordSocket, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_NETFILTER)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	x.records = os.NewFile(uintptr(fd), "records of UDP flows")
-	x.raw, err = x.records.SyscallConn()
+	s := &recordSocket{group: group, file: os.NewFile(uintptr(fd), "records of flows"), buf: make([]byte, 1<<16)}
+	s.raw, err = s.file.SyscallConn()
 	if err == nil {
 		err = errors.Join(
 			unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}),
-			unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, recordsBuffer))
+			unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, room))
 	}
 	if err != nil {
-		return errors.Join(err, x.records.Close())
+		return nil, errors.Join(err, s.file.Close())
 	}
-	return nil
+	return s, nil
 }
 
 // configure sends one message about the records.
-func (x *flowIndex) configure(body attrs) (err error) {
-	x.seq++
-	m := appendMessage(nil, unix.NFNL_SUBSYS_ULOG<<8|nfulnlConfig, unix.NLM_F_REQUEST|unix.NLM_F_ACK, x.seq, unix.AF_UNSPEC, recordGroup, body)
-	if e := x.raw.Control(func(fd uintptr) {
+func (s *recordSocket) configure(body attrs) (err error) {
+	s.seq++
+	m := appendMessage(nil, unix.NFNL_SUBSYS_ULOG<<8|nfulnlConfig, unix.NLM_F_REQUEST|unix.NLM_F_ACK, s.seq, unix.AF_UNSPEC, s.group, body)
+	if e := s.raw.Control(func(fd uintptr) {
 		err = unix.Sendto(int(fd), m, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
 	}); e != nil {
 		return e
@@ -219,21 +199,20 @@ func (x *flowIndex) configure(body attrs) (err error) {
 	return err
 }
 
-// bind has records come. Without it, say because another program has the group,
-// each change lists conntrack.
-func (x *flowIndex) bind() error {
-	if x.bound {
+// bind has records come. It fails where another program has the group.
+func (s *recordSocket) bind(take func(record)) error {
+	if s.bound {
 		return nil
 	}
-	if err := x.configure(bindRecords()); err != nil {
+	if err := s.configure(bindRecords()); err != nil {
 		return err
 	}
 	answered, refusal := false, error(nil)
 	var failed error
-	err := x.raw.Control(func(fd uintptr) {
+	err := s.raw.Control(func(fd uintptr) {
 		// The kernel has queued its answer behind what came before.
 		for !answered {
-			n, _, err := unix.Recvfrom(int(fd), x.buf, unix.MSG_DONTWAIT)
+			n, _, err := unix.Recvfrom(int(fd), s.buf, unix.MSG_DONTWAIT)
 			switch {
 			case errors.Is(err, unix.EINTR) || errors.Is(err, unix.ENOBUFS):
 				continue
@@ -241,13 +220,13 @@ func (x *flowIndex) bind() error {
 				failed = err
 				return
 			}
-			failed = eachMessage(x.buf[:n], func(h unix.NlMsghdr, body []byte) {
-				if h.Type == unix.NLMSG_ERROR && h.Seq == x.seq {
+			failed = eachMessage(s.buf[:n], func(h unix.NlMsghdr, body []byte) {
+				if h.Type == unix.NLMSG_ERROR && h.Seq == s.seq {
 					answered, refusal = true, messageError(h, body)
 				}
 			})
 			if failed == nil && !answered {
-				failed = eachRecord(x.buf[:n], x.take)
+				failed = eachRecord(s.buf[:n], take)
 			}
 			if failed != nil {
 				return
@@ -255,8 +234,39 @@ func (x *flowIndex) bind() error {
 		}
 	})
 	if err = errors.Join(err, failed, refusal); err != nil {
-		return fmt.Errorf("ask for records of UDP flows: %w", err)
+		return fmt.Errorf("ask for records of group %d: %w", s.group, err)
 	}
-	x.bound = true
+	s.bound = true
 	return nil
+}
+
+// unbind stops the records.
+func (s *recordSocket) unbind() error {
+	s.bound = false
+	return s.configure(unbindRecords())
+}
+
+// drain takes the records that wait in the descriptor, and reports whether anything did. lost
+// is told why some can't be taken.
+func (s *recordSocket) drain(fd int, take func(record), lost func(why string)) (any bool) {
+	for {
+		n, _, err := unix.Recvfrom(fd, s.buf, unix.MSG_DONTWAIT)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, unix.ENOBUFS):
+			any = true
+			lost("more flows began than could be taken")
+			continue
+		case err != nil:
+			return any
+		}
+		any = true
+		if !s.bound {
+			continue
+		}
+		if err := eachRecord(s.buf[:n], take); err != nil {
+			lost(err.Error())
+		}
+	}
 }

@@ -80,36 +80,29 @@ func TestParsePacket(t *testing.T) {
 }
 
 // recordMessage is a record as the kernel sends it.
-func recordMessage(packet []byte, prefix string) []byte {
+func recordMessage(packet []byte) []byte {
 	var a attrs
 	a.bytes(1, []byte{8, 0, 1, 0}) // NFULA_PACKET_HDR
-	if prefix != "" {
-		a.string(nfulaPrefix, prefix)
-	}
 	a.bytes(nfulaPayload, packet)
 	return appendMessage(nil, 4<<8|nfulnlPacket, 0, 0, 2, recordGroup, a)
 }
 
 func TestEachRecord(t *testing.T) {
 	good := packet4(0, 17, udpHeader(4000, 80))
-	b := append(recordMessage(good, ""), recordMessage(good, astrayPrefix)...)
-	var got []bool
-	if err := eachRecord(b, func(r record) { got = append(got, r.astray) }); err != nil || !slices.Equal(got, []bool{false, true}) {
+	b := append(recordMessage(good), recordMessage(packet4(0, 6, udpHeader(4000, 80)))...)
+	var got []catalog.Protocol
+	if err := eachRecord(b, func(r record) { got = append(got, r.protocol) }); err != nil || !slices.Equal(got, []catalog.Protocol{catalog.UDP, catalog.TCP}) {
 		t.Errorf("got %v, %v", got, err)
 	}
-	connection := packet4(0, 6, udpHeader(4000, 80))
-	if err := eachRecord(recordMessage(connection, ""), func(record) { t.Error("took a connection for a flow to follow") }); err == nil {
-		t.Error("a connection that nobody said was astray is no error")
-	}
-	if err := eachRecord(recordMessage(good[:10], ""), func(record) { t.Error("took half a packet") }); err == nil {
+	if err := eachRecord(recordMessage(good[:10]), func(record) { t.Error("took half a packet") }); err == nil {
 		t.Error("half a packet is no error: its flow would be unknown")
 	}
 }
 
 func FuzzEachRecord(f *testing.F) {
 	for _, p := range [][]byte{packet4(4, 17, udpHeader(1, 2)), packet6(udpHeader(1, 2), 17, [2]byte{0, 2}, [2]byte{44, 1})} {
-		f.Add(recordMessage(p, ""))
-		f.Add(bytes.Repeat(recordMessage(p, astrayPrefix), 2))
+		f.Add(recordMessage(p))
+		f.Add(bytes.Repeat(recordMessage(p), 2))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		_ = eachRecord(b, func(r record) {

@@ -13,7 +13,8 @@ import (
 // A UDP flow has no end, so conntrack would lead a busy client for ever to where
 // its first packet went: to a backend that is gone, or to nobody if it was sent
 // before the first endpoint came. Such entries are deleted and the client's next
-// packet is a new flow. Which ones they are flowIndex knows; TCP is in ended.go.
+// packet is a new flow. Which ones they are flowIndex knows; TCP is in ended.go, what began before
+// its Service in strays.go.
 
 // doubt has the UDP frontends that a change may make flows stale of. It is told
 // of a change before the kernel is.
@@ -79,7 +80,7 @@ func knows(f *routing.Frontend, backend netip.AddrPort) bool {
 }
 
 // door is where a client's packets go: a frontend's address and port, of a node
-// port one of the node's addresses. All doors here are UDP's.
+// port one of the node's addresses.
 type door = netip.AddrPort
 
 // doors gives the doors of a frontend.

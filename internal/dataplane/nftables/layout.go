@@ -50,6 +50,11 @@ const (
 	turnAwayChain = "turn-away"
 	// translatedChain has what concerns first packets that a frontend took.
 	translatedChain = "translated"
+	// toBackendsChain has what concerns the sources of those, itselfChain the part that
+	// workloads meet too.
+	toBackendsChain = "to-backends"
+	itselfChain     = "reaches-itself"
+	strayChain      = "astray"
 	leaveChain      = "leave"
 )
 

@@ -72,7 +72,7 @@ func (f *family) chains(hairpinSource netip.Addr, workloads []netip.Prefix) []ch
 		{name: "choose", rules: []ruleSpec{followed(), rule("", one(loadCode(), verdictOf(choicesMap)))}},
 		{name: "serve", rules: []ruleSpec{serve(servicesMap, false), serve(nodePortsMap, true)}},
 		{name: "serve-outside", rules: []ruleSpec{serve(outsideServicesMap, false), serve(outsideNodePortsMap, true)}},
-		reportAstray(),
+		reportStray(),
 		{name: translatedChain, rules: []ruleSpec{forgetHandle()}},
 		{name: "unserved", rules: []ruleSpec{
 			rule("", wasTranslated(), one(goTo(translatedChain))),
@@ -93,17 +93,17 @@ func (f *family) chains(hairpinSource netip.Addr, workloads []netip.Prefix) []ch
 		{name: "output", kind: "nat", hook: unix.NF_INET_LOCAL_OUT, priority: priorityDNAT, rules: []ruleSpec{
 			rule("", one(jump("serve"))),
 		}},
-		{name: "reaches-itself", rules: []ruleSpec{
+		{name: itselfChain, rules: []ruleSpec{
 			rule("a backend reaches itself", one(f.sourceAddress(0), f.destAddress(f.addrLen/4), inSet(hairpinSet)), f.hairpin(hairpinSource)),
 		}},
-		{name: "leave-translated", rules: append(f.fromWorkloads(workloads, "reaches-itself"),
+		{name: toBackendsChain, rules: append(f.fromWorkloads(workloads, itselfChain),
 			// First: a backend outside the cluster that reaches itself by this node has no
 			// route to the address that hairpins of workloads get.
 			rule("answers from other nodes come back through this one", one(f.destAddress(0), inSet(remoteBackendsSet), masquerade())),
-			rule("", one(goTo("reaches-itself"))),
+			rule("", one(goTo(itselfChain))),
 		)},
 		{name: "postrouting", kind: "nat", hook: unix.NF_INET_POST_ROUTING, priority: prioritySNAT, rules: []ruleSpec{
-			rule("", wasTranslated(), one(goTo("leave-translated"))),
+			rule("", wasTranslated(), one(goTo(toBackendsChain))),
 		}},
 		{name: "prerouting-unserved", kind: "filter", hook: unix.NF_INET_PRE_ROUTING, priority: priorityUnserved, rules: append(
 			f.unserved(),
@@ -115,6 +115,7 @@ func (f *family) chains(hairpinSource netip.Addr, workloads []netip.Prefix) []ch
 		)},
 		{name: "output-unserved", kind: "filter", hook: unix.NF_INET_LOCAL_OUT, priority: priorityUnserved, rules: f.unserved()},
 	}
+	// Last: what an older version calls so is deleted only after the rules that jump there.
 	chains = append(chains, f.guarding()...)
 	if f.resets {
 		chains = append(chains, f.answering()...)
@@ -139,7 +140,11 @@ func (f *family) fromWorkloads(ranges []netip.Prefix, chain string) (rules []rul
 		if p = p.Masked(); p.Addr().BitLen() != 8*f.addrLen {
 			continue
 		}
-		rules = append(rules, rule("", f.sourcePrefix(p.Bits()), one(compare(unix.NFT_CMP_EQ, word(0), p.Addr().AsSlice()), goTo(chain))))
+		source, address := f.sourcePrefix(p.Bits()), p.Addr().AsSlice()
+		if n := p.Bits() / 8; n > 0 && n*8 == p.Bits() { // as nft loads it
+			source, address = one(payload(unix.NFT_PAYLOAD_NETWORK_HEADER, f.source, uint32(n), word(0))), address[:n]
+		}
+		rules = append(rules, rule("", source, one(compare(unix.NFT_CMP_EQ, word(0), address), goTo(chain))))
 	}
 	return rules
 }
