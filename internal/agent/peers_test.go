@@ -70,7 +70,7 @@ func TestFollowPeers(t *testing.T) {
 				if ok(got) {
 					return
 				}
-			case <-time.After(10 * time.Second):
+			case <-time.After(30 * time.Second):
 				t.Fatalf("never handed over: %s", what)
 			}
 		}

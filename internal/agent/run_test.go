@@ -47,7 +47,7 @@ func next[T any](t *testing.T, f feed) T {
 			t.Fatalf("got %T %+v", v, v)
 		}
 		return got
-	case <-time.After(10 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Fatal("nothing came")
 		panic("unreachable")
 	}

@@ -116,13 +116,8 @@ func TestHeldObjectsStayAsTheyWereRead(t *testing.T) {
 	s := start(t)
 	ctx := t.Context()
 	services := s.Kube.CoreV1().Services("default")
-	cached := func(name string) *corev1.Service {
-		t.Helper()
-		svc, err := services.Get(ctx, name, metav1.GetOptions{ResourceVersion: "0"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return svc
+	cached := func(name string) (*corev1.Service, error) {
+		return services.Get(ctx, name, metav1.GetOptions{ResourceVersion: "0"})
 	}
 	for _, name := range []string{"kept", "updated", "patched", "applied", "ending"} {
 		svc := namedService(name)
@@ -172,12 +167,18 @@ func TestHeldObjectsStayAsTheyWereRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	apitest.Eventually(t, "the watch cache follows", func() error {
-		if got := cached("applied").Labels["app"]; got != "applied" {
+		svc, err := cached("applied")
+		if err != nil {
+			return err // it may not even have come yet
+		}
+		if got := svc.Labels["app"]; got != "applied" {
 			return fmt.Errorf("app=%s", got)
 		}
 		return nil
 	})
-	if got := cached("kept"); !apiequality.Semantic.DeepEqual(got, kept) {
+	if got, err := cached("kept"); err != nil {
+		t.Error(err)
+	} else if !apiequality.Semantic.DeepEqual(got, kept) {
 		t.Errorf("a Service nobody wrote to became %+v", got)
 	}
 	if !apiequality.Semantic.DeepEqual(held, before) {

@@ -165,6 +165,8 @@ func TestPlainWatchBeginsWhereTheHubRemembers(t *testing.T) {
 func TestLeavingPlainWatchIsNotWaitedFor(t *testing.T) {
 	k := newFakeKind(t)
 	c, _ := pipeConn(t, 2)
+	c.late = time.AfterFunc(time.Hour, c.writeLate) // else a slow machine ends the party itself
+	t.Cleanup(func() { c.late.Stop() })
 	var all []*plainWatch
 	for range 3 {
 		all = append(all, k.watch(t, 10, c))

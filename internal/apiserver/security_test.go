@@ -215,7 +215,12 @@ func TestNobodyGrantsWhatTheyDontHave(t *testing.T) {
 		metav1.PatchOptions{FieldManager: "test", Force: &force})
 	forbidden(t, "server-side apply beyond", err)
 
-	_, err = boss.RoleBindings("default").Create(ctx, binding("own", "Role", "own"), create)
+	apitest.Eventually(t, "the role is known", func() error { // who may bind it is decided by what has been seen
+		if _, err = boss.RoleBindings("default").Create(ctx, binding("own", "Role", "own"), create); apierrors.IsNotFound(err) {
+			return err
+		}
+		return nil
+	})
 	ok(t, "a binding to it", err)
 	_, err = boss.RoleBindings("default").Create(ctx, binding("edit", "ClusterRole", "edit"), create)
 	ok(t, "a binding to a lesser role", err)

@@ -49,7 +49,7 @@ func TestAnnounce(t *testing.T) {
 		want []string // of the output, or of the error
 		not  string
 	}{
-		{nil, []string{"192.0.2.200   default/web   a        1h0m0s   280ms   3       b      node c was lost", "Node c is silent for 1m1s.", "\n\nL2Advertisement lan: spec.ipAddressPools[0]: there is no IPAddressPool lan\n"}, "never heard"},
+		{nil, []string{"192.0.2.200   default/web   a        1h0m", "280ms   3       b      node c was lost", "Node c is silent for 1m1s.", "\n\nL2Advertisement lan: spec.ipAddressPools[0]: there is no IPAddressPool lan\n"}, "never heard"},
 		{[]string{"--address", "192.0.2.200"}, []string{"no: not heard from"}, "192.0.2.201"},
 		{[]string{"--address", "192.0.2.9"}, []string{"no Service with the address 192.0.2.9"}, ""},
 		{[]string{"--address", "web"}, []string{`"web" is not an IP address`}, ""},

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -181,10 +182,13 @@ func answering(t *testing.T, address string) netip.AddrPort {
 	return netip.MustParseAddrPort(conn.LocalAddr().String())
 }
 
-// freeAddress is one of loopback's that nobody listens on.
+// freeAddress is one of loopback's that nobody listens on. Its IP address is this process's
+// own: on 127.0.0.1 another's connection may get the port before it is listened on.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	pid := os.Getpid()
+	own := netip.AddrFrom4([4]byte{127, 77, byte(pid >> 8), byte(pid)})
+	l, err := net.Listen("tcp", netip.AddrPortFrom(own, 0).String())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,12 +18,13 @@ const firstWait = time.Second
 // that comes while there is none, and a start makes a dozen requests at once: so many
 // handshakes of TLS take both sides longer than the rest of their work for them.
 func dialOnce(config *rest.Config) {
-	d := &firstDial{turn: make(chan struct{}, 1), there: make(chan struct{})}
+	d := &firstDial{wait: firstWait, turn: make(chan struct{}, 1), there: make(chan struct{})}
 	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return &afterFirstDial{d, next} })
 }
 
 // firstDial is the state that the clients share.
 type firstDial struct {
+	wait  time.Duration // firstWait, but in tests
 	turn  chan struct{} // holds a token while a request tries to get the connection
 	there chan struct{} // closed once one has it
 	once  sync.Once
@@ -46,7 +47,7 @@ func (t *afterFirstDial) RoundTrip(r *http.Request) (*http.Response, error) {
 		return t.next.RoundTrip(r)
 	default:
 	}
-	late := time.NewTimer(firstWait)
+	late := time.NewTimer(t.wait)
 	defer late.Stop()
 	select {
 	case <-t.there:

@@ -20,7 +20,7 @@ protocol device { scan time 1; }
 protocol kernel { ipv4 { export all; }; }
 protocol kernel { ipv6 { export all; }; }
 protocol direct { ipv4; ipv6; }
-protocol bfd { interface "*" { min rx interval 50 ms; min tx interval 50 ms; }; }
+protocol bfd { interface "*" { min rx interval 50 ms; min tx interval 50 ms; multiplier 50; }; }
 protocol bgp inside {
   local 2001:db8::254 as 64512;
   neighbor 2001:db8::1 as 64512;
@@ -53,7 +53,7 @@ func TestBIRD(t *testing.T) {
 	inside := base(metallb.BGPPeerSpec{
 		MyASN: 64512, DynamicASN: metallb.InternalASN, Address: "2001:db8::254", DualStackAddressFamily: true, ConnectTime: connect, BFDProfile: "plain",
 	}, at("web", "198.51.100.1"), at("web6", "2001:db8:1::1"))
-	plain := &metallb.BFDProfile{Spec: metallb.BFDProfileSpec{ReceiveInterval: ms(50), TransmitInterval: ms(50)}}
+	plain := &metallb.BFDProfile{Spec: metallb.BFDProfileSpec{ReceiveInterval: ms(50), TransmitInterval: ms(50), DetectMultiplier: ms(detectMultiplier)}}
 	plain.Name = "plain"
 	inside.Config.BFDProfiles = []*metallb.BFDProfile{plain}
 	ad := &inside.Config.BGPAdvertisements[0].Spec
@@ -145,7 +145,7 @@ func TestMultiHopWithBIRD(t *testing.T) {
 router id 192.0.2.254;
 protocol device { scan time 1; }
 protocol kernel { ipv4 { export all; }; }
-protocol bfd { multihop { min rx interval 50 ms; min tx interval 50 ms; }; }
+protocol bfd { multihop { min rx interval 50 ms; min tx interval 50 ms; multiplier 50; }; }
 protocol bgp away {
   local 203.0.113.254 as 64513;
   neighbor 192.0.2.1 as 64512;
@@ -160,7 +160,7 @@ protocol direct { ipv4; }
 	w := base(metallb.BGPPeerSpec{
 		MyASN: 64512, ASN: 64513, Address: "203.0.113.254", EBGPMultiHop: true, BFDProfile: "plain", ConnectTime: &metav1.Duration{Duration: 2 * time.Second},
 	}, at("web", "198.51.100.1"))
-	plain := &metallb.BFDProfile{Spec: metallb.BFDProfileSpec{ReceiveInterval: ms(50), TransmitInterval: ms(50), MinimumTTL: ms(60)}}
+	plain := &metallb.BFDProfile{Spec: metallb.BFDProfileSpec{ReceiveInterval: ms(50), TransmitInterval: ms(50), DetectMultiplier: ms(detectMultiplier), MinimumTTL: ms(60)}}
 	plain.Name = "plain"
 	w.Config.BFDProfiles = []*metallb.BFDProfile{plain}
 	n := newNode(t, lan, "a", 1, w)

@@ -16,13 +16,18 @@ import (
 	"portico.dev/portico/test/rig"
 )
 
+// detectMultiplier has BFD take a path for lost after 2.5 s of silence at 50 ms: a busy
+// machine lets a process wait longer than the usual three intervals.
+const detectMultiplier = 50
+
+// BFD has the multiplier above, and the hold time is long enough to tell the two apart.
 const frrConfig = `
 frr defaults traditional
 bfd
  profile fast
   receive-interval 50
   transmit-interval 50
-  detect-multiplier 3
+  detect-multiplier 50
 router bgp 64513
  bgp router-id 192.0.2.254
  no bgp ebgp-requires-policy
@@ -30,7 +35,7 @@ router bgp 64513
  bgp graceful-restart
  neighbor nodes peer-group
  neighbor nodes remote-as 64512
- neighbor nodes timers 3 9
+ neighbor nodes timers 10 30
  neighbor nodes passive
  NEIGHBORS
  address-family ipv4 unicast
@@ -77,9 +82,9 @@ func TestThreeNodesWithFRR(t *testing.T) {
 	r.frr(neighbors(3, "bfd", "bfd profile fast"))
 	w := base(metallb.BGPPeerSpec{
 		MyASN: 64512, ASN: 64513, Address: "192.0.2.254", DualStackAddressFamily: true, BFDProfile: "fast",
-		HoldTime: &metav1.Duration{Duration: 9 * time.Second}, ConnectTime: &metav1.Duration{Duration: 2 * time.Second},
+		HoldTime: &metav1.Duration{Duration: 30 * time.Second}, ConnectTime: &metav1.Duration{Duration: 2 * time.Second},
 	}, at("web", "198.51.100.1"), at("web6", "2001:db8:1::1"), balanced{Name: "here", Address: at("", "198.51.100.2").Address, Local: true, Ready: []string{"b"}})
-	fast := &metallb.BFDProfile{Spec: metallb.BFDProfileSpec{ReceiveInterval: ms(50), TransmitInterval: ms(50), DetectMultiplier: ms(3)}}
+	fast := &metallb.BFDProfile{Spec: metallb.BFDProfileSpec{ReceiveInterval: ms(50), TransmitInterval: ms(50), DetectMultiplier: ms(detectMultiplier)}}
 	fast.Name = "fast"
 	w.Config.BFDProfiles = []*metallb.BFDProfile{fast}
 	w.Config.BGPAdvertisements[0].Spec.Communities = []string{"64512:7", "large:64512:1:2"}
@@ -150,7 +155,7 @@ func TestThreeNodesWithFRR(t *testing.T) {
 		}
 		took := time.Since(start)
 		t.Logf("routes withdrawn %v after the node was %s", took.Round(time.Millisecond), what)
-		if took > 6*time.Second { // 300 ms on a quiet machine; without BFD it is the hold time, 9 s
+		if took > 15*time.Second { // 3 s on a quiet machine; without BFD it is the hold time, 30 s
 			t.Errorf("%s: it took %v", what, took)
 		}
 		if err := hasHops(r, "198.51.100.0/24", left...)(); err != nil {
@@ -207,7 +212,7 @@ func TestGracefulRestartWithFRR(t *testing.T) {
 		MyASN: 64512, ASN: 64513, Address: "192.0.2.254", ConnectTime: &metav1.Duration{Duration: 2 * time.Second},
 		EnableGracefulRestart: true, DualStackAddressFamily: true, BFDProfile: "fast",
 	}, at("web", "198.51.100.1"), at("web6", "2001:db8:1::1"))
-	fast := &metallb.BFDProfile{Spec: metallb.BFDProfileSpec{ReceiveInterval: ms(50), TransmitInterval: ms(50)}}
+	fast := &metallb.BFDProfile{Spec: metallb.BFDProfileSpec{ReceiveInterval: ms(50), TransmitInterval: ms(50), DetectMultiplier: ms(detectMultiplier)}}
 	fast.Name = "fast"
 	w.Config.BFDProfiles = []*metallb.BFDProfile{fast}
 	n := newNode(t, lan, "a", 1, w)
@@ -243,6 +248,10 @@ func TestGracefulRestartWithFRR(t *testing.T) {
 		}()
 		eventually(t, "the router noticed", func() error {
 			if out := r.vtysh("show bgp neighbor 192.0.2.1"); strings.Contains(out, "BGP state = Established") {
+				return errors.New(out)
+			}
+			// BFD's loss comes after the end of TCP. It mustn't end the next session.
+			if out := r.vtysh("show bfd peers brief"); strings.Contains(out, " up") {
 				return errors.New(out)
 			}
 			return nil

@@ -53,6 +53,7 @@ func (w *world) objects(resource schema.GroupVersionResource) dynamic.ResourceIn
 // run runs a Writer until the returned function or the test's end.
 func (w *world) run(node string, resource schema.GroupVersionResource) (writer *Writer, stop func()) {
 	writer = NewWriter(node, resource, w.client, slog.New(slog.DiscardHandler))
+	writer.last = 30 * time.Second // this API is there, but may be slow
 	return writer, apitest.Run(w, writer.Run)
 }
 

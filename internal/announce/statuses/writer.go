@@ -35,6 +35,7 @@ type Writer struct {
 	client   dynamic.Interface
 	log      *slog.Logger
 	wake     chan struct{} // capacity 1: there is something to write
+	last     time.Duration // lastWrite, but in tests
 
 	mu     sync.Mutex               // guards wanted
 	wanted map[string]metav1.Object // by name; nil: nothing was said yet
@@ -47,7 +48,7 @@ type Writer struct {
 
 // NewWriter makes a Writer of a kind for a node; Run has it write.
 func NewWriter(node string, resource schema.GroupVersionResource, client dynamic.Interface, log *slog.Logger) *Writer {
-	return &Writer{node: node, resource: resource, client: client, log: log, wake: make(chan struct{}, 1), written: map[string]metav1.Object{}}
+	return &Writer{node: node, resource: resource, client: client, log: log, wake: make(chan struct{}, 1), last: lastWrite, written: map[string]metav1.Object{}}
 }
 
 // Set takes all objects that there should be. Nobody changes them afterwards.
@@ -101,7 +102,7 @@ func (w *Writer) finish(ctx context.Context) {
 			return
 		}
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWrite)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), w.last)
 	defer cancel()
 	if err := w.sync(ctx); err != nil {
 		w.log.Debug("What this node no longer announces is still told in the API", "kind", w.resource.Resource, "error", err)

@@ -27,6 +27,8 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 	clocktesting "k8s.io/utils/clock/testing"
+
+	"portico.dev/portico/test/fakewatch"
 )
 
 // till is a quota of ten Services, of which three are used, and what charges it.
@@ -48,6 +50,7 @@ func openTill(t *testing.T) *till {
 		}},
 	})
 	kube.PrependReactor("update", "resourcequotas", compareAndSwap(kube))
+	watched := fakewatch.Of(t, kube, "resourcequotas")
 	ctx, cancel := context.WithCancel(t.Context())
 	factory := informers.NewSharedInformerFactory(kube, 0)
 	q := NewQuota(ctx, kube, factory)
@@ -59,6 +62,7 @@ func openTill(t *testing.T) *till {
 		cancel()
 		factory.Shutdown()
 	})
+	watched()
 	return &till{t, kube, q, c}
 }
 
@@ -245,7 +249,7 @@ func TestAccountForgets(t *testing.T) {
 	if err := w.kube.CoreV1().ResourceQuotas("a").Delete(t.Context(), "ten", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	for range 2000 {
+	for late := time.Now().Add(30 * time.Second); time.Now().Before(late); {
 		w.quota.account.mu.Lock()
 		n := len(w.quota.account.newest)
 		w.quota.account.mu.Unlock()

@@ -4,12 +4,15 @@ package apitest
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"net/netip"
 	"testing"
 	"time"
 
+	authorizationv1 "k8s.io/api/authorization/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -18,6 +21,7 @@ import (
 	"portico.dev/portico/internal/apiserver/certs"
 	"portico.dev/portico/internal/apiserver/claims"
 	"portico.dev/portico/internal/apiserver/etcd"
+	"portico.dev/portico/internal/core/rbac"
 )
 
 // readyTimeout is generous: with the race detector on two busy cores a start takes
@@ -143,7 +147,7 @@ func (s *Server) waitReady(t testing.TB) {
 	for {
 		body, err := s.Kube.CoreV1().RESTClient().Get().AbsPath("/readyz").DoRaw(ctx)
 		if err == nil {
-			return
+			break
 		}
 		select {
 		case <-ctx.Done():
@@ -151,12 +155,34 @@ func (s *Server) waitReady(t testing.TB) {
 		case <-ticker.C:
 		}
 	}
+	Eventually(t, "the default bindings count", s.bindingsCount)
 }
+
+// bindingsCount asks for what the last default binding grants: a ready server has made
+// them all, but where its authorizer's first look came earlier it sees them a moment later.
+func (s *Server) bindingsCount() error {
+	review, err := s.Kube.AuthorizationV1().SubjectAccessReviews().Create(context.Background(), &authorizationv1.SubjectAccessReview{
+		Spec: authorizationv1.SubjectAccessReviewSpec{Groups: []string{rbac.NodesGroup}, ResourceAttributes: &authorizationv1.ResourceAttributes{
+			Verb: "create", Group: "certificates.k8s.io", Resource: "certificatesigningrequests", Subresource: "selfnodeclient",
+		}},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		return err
+	}
+	if !review.Status.Allowed {
+		return errors.New("nodes may not renew their certificates")
+	}
+	return nil
+}
+
+// patience only bounds tests that fail: a reflector's pause alone may be 26 s once an API
+// server was away for a while.
+const patience = 2 * time.Minute
 
 // Eventually tries until it succeeds; what says what is waited for.
 func Eventually(t testing.TB, what string, try func() error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -167,7 +193,7 @@ func Eventually(t testing.TB, what string, try func() error) {
 		}
 		select {
 		case <-ctx.Done():
-			t.Fatalf("%s: not after 30 s: %v", what, err)
+			t.Fatalf("%s: not after %v: %v", what, patience, err)
 		case <-tick.C:
 		}
 	}
