@@ -30,4 +30,4 @@ if [ "${1:-}" = long ]; then
 	PORTICO_TEST_RUN=. go test -count=1 -timeout 90m ./test/ipvs
 fi
 echo "==> the benchmarks' programs run"
-(cd bench && PORTICO=$PWD/../bin/portico go test -timeout 5m ./...)
+(cd bench && PORTICO=$PWD/../bin/portico go test -p 1 -timeout 10m ./...)

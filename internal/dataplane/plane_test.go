@@ -98,7 +98,7 @@ func start(t *testing.T) *bench {
 
 func (b *bench) settled() {
 	b.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	if err := b.Wait(ctx); err != nil {
 		b.t.Fatal(err)
@@ -200,7 +200,7 @@ func TestPlaneRepairs(t *testing.T) {
 	b.settled()
 	b.fake.took()
 	b.fake.disturbed <- struct{}{}
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(30 * time.Second)
 	for {
 		if got := b.fake.took(); len(got) > 0 {
 			if got[0] != "sync 1 frontends at [192.0.2.1]" {

@@ -14,10 +14,7 @@ import (
 // An address where a server of ours listens already is an error: the sockets of one
 // server share it, two servers don't.
 func TestListenNeverShares(t *testing.T) {
-	udp, tcp, err := Listen(context.Background(), []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:0")})
-	if err != nil {
-		t.Fatal(err)
-	}
+	udp, tcp := listenAt(context.Background(), t, "127.0.0.1:0")
 	tcp[0].Close() // that one would be in the way, too
 	defer Close(udp, tcp)
 	if more, rest, err := Listen(context.Background(), []netip.AddrPort{netip.MustParseAddrPort(udp[0].LocalAddr().String())}); err == nil {
@@ -33,10 +30,7 @@ func TestBatches(t *testing.T) {
 		s := newServer(t, testConfig())
 		s.Replace(nil, cluster())
 		ctx, cancel := context.WithCancel(context.Background())
-		udp, tcp, err := Listen(ctx, []netip.AddrPort{netip.MustParseAddrPort(address)})
-		if err != nil {
-			t.Fatal(err)
-		}
+		udp, tcp := listenAt(ctx, t, address)
 		const clients, each = 8, 100 // more than a batch, and less than a socket's room
 		var conns []net.Conn
 		for range clients {

@@ -99,6 +99,10 @@ func TestFloodOfUnknownNames(t *testing.T) {
 // A resolv.conf that can't be read: Services answer, the rest fails at once, and the log
 // says why. DNS-06
 func TestUnreadableResolvConf(t *testing.T) {
+	inTime(t, time.Second, func(int) time.Duration { return unreadableResolvConf(t) })
+}
+
+func unreadableResolvConf(t *testing.T) (took time.Duration) {
 	var log journal.Log
 	cfg := testConfig()
 	cfg.ResolvConf = filepath.Join(t.TempDir(), "nowhere", "resolv.conf")
@@ -113,10 +117,9 @@ func TestUnreadableResolvConf(t *testing.T) {
 			t.Errorf("%s: %s", name, got)
 		}
 	}
-	if took := time.Since(begin); took > time.Second {
-		t.Errorf("it took %v", took)
-	}
+	took = time.Since(begin)
 	if !strings.Contains(log.String(), "no such file or directory") {
 		t.Errorf("the log says: %s", log.String())
 	}
+	return took
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -19,19 +20,57 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+	"golang.org/x/sys/unix"
 
 	"portico.dev/portico/internal/agent"
 	"portico.dev/portico/test/journal"
 )
 
+// freePort calls listen until a port that is free by UDP, which it chooses, is free by TCP
+// too: that may be some other program's, even as a client.
+func freePort(t testing.TB, listen func() error) {
+	t.Helper()
+	var err error
+	for range 20 {
+		if err = listen(); !errors.Is(err, unix.EADDRINUSE) {
+			break
+		}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// listenAt is Listen at one address, whose port is 0.
+func listenAt(ctx context.Context, t testing.TB, address string) (udp []net.PacketConn, tcp []net.Listener) {
+	t.Helper()
+	freePort(t, func() (err error) {
+		udp, tcp, err = Listen(ctx, []netip.AddrPort{netip.MustParseAddrPort(address)})
+		return err
+	})
+	return udp, tcp
+}
+
+// inTime tries up to three times until one takes no longer than most: a busy machine
+// delays any of them.
+func inTime(t *testing.T, most time.Duration, try func(n int) (took time.Duration)) {
+	t.Helper()
+	var all []time.Duration
+	for n := range 3 {
+		took := try(n)
+		if took <= most {
+			return
+		}
+		all = append(all, took)
+	}
+	t.Errorf("it took %v, want at most %v", all, most)
+}
+
 // serve runs s on a loopback address until the test ends and gives the address.
 func serve(t testing.TB, s *Server) string {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	udp, tcp, err := Listen(ctx, []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:0")})
-	if err != nil {
-		t.Fatal(err)
-	}
+	udp, tcp := listenAt(ctx, t, "127.0.0.1:0")
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(ctx, udp, tcp) }()
 	t.Cleanup(func() {
@@ -53,14 +92,17 @@ type upstream struct {
 func startUpstream(t testing.TB, handle dns.HandlerFunc) *upstream {
 	t.Helper()
 	u := &upstream{}
-	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := net.Listen("tcp", pc.LocalAddr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
+	var pc net.PacketConn
+	var l net.Listener
+	freePort(t, func() (err error) {
+		if pc, err = net.ListenPacket("udp", "127.0.0.1:0"); err != nil {
+			return err
+		}
+		if l, err = net.Listen("tcp", pc.LocalAddr().String()); err != nil {
+			pc.Close()
+		}
+		return err
+	})
 	u.addr = netip.MustParseAddrPort(pc.LocalAddr().String())
 	counted := dns.HandlerFunc(func(w dns.ResponseWriter, m *dns.Msg) {
 		if m.Question[0].Qtype == dns.TypeHINFO { // the loop probe
@@ -238,6 +280,10 @@ func TestNoUpstream(t *testing.T) {
 // TestOwnAddress: a server that is named as its own upstream isn't asked, nor is
 // the cluster IP that leads to it. DNS-06
 func TestOwnAddress(t *testing.T) {
+	inTime(t, time.Second, func(int) time.Duration { return ownAddress(t) })
+}
+
+func ownAddress(t *testing.T) (took time.Duration) {
 	cfg := testConfig()
 	var lc net.ListenConfig
 	pc, err := lc.ListenPacket(context.Background(), "udp", "127.0.0.1:0")
@@ -252,13 +298,15 @@ func TestOwnAddress(t *testing.T) {
 	go func() { done <- s.Serve(ctx, []net.PacketConn{pc}, nil) }()
 	start := time.Now()
 	got := query1(t, "udp", pc.LocalAddr().String(), new(dns.Msg).SetQuestion("www.example.com.", dns.TypeA))
-	if picture(got) != "SERVFAIL" || time.Since(start) > time.Second {
-		t.Errorf("%s after %v", picture(got), time.Since(start))
+	took = time.Since(start)
+	if picture(got) != "SERVFAIL" {
+		t.Errorf("%s after %v", picture(got), took)
 	}
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
+	return took
 }
 
 // TestLoop: an upstream that asks us in turn is found and left out. DNS-06
@@ -303,11 +351,15 @@ func TestLoop(t *testing.T) {
 	}
 	// Known now: another name goes straight to the good one, also when the time
 	// is over for which a server that didn't answer stands behind the others.
-	passed.Store(30)
-	start := time.Now()
-	if got := query1(t, "udp", us.Load().(string), new(dns.Msg).SetQuestion("no.example.com.", dns.TypeA)); got.Rcode != dns.RcodeNameError || time.Since(start) > time.Second {
-		t.Errorf("got %s after %v", picture(got), time.Since(start))
-	}
+	inTime(t, time.Second, func(n int) time.Duration {
+		passed.Add(30)
+		start := time.Now()
+		got := query1(t, "udp", us.Load().(string), new(dns.Msg).SetQuestion(fmt.Sprintf("no%d.example.com.", n), dns.TypeA))
+		if got.Rcode != dns.RcodeNameError {
+			t.Errorf("got %s", picture(got))
+		}
+		return time.Since(start)
+	})
 }
 
 // startRaw answers datagrams by a function, each in a goroutine.

@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
-	"time"
 
 	"github.com/google/nftables"
 
@@ -90,7 +89,7 @@ func TestServicesOfTheHost(t *testing.T) {
 	n.SetServices(more)
 	nstest.Eventually(t, patience, "the good range has its route", func() bool { return towards(t, "10.200.0.9") == n.Own(false) })
 	for _, host := range []string{"192.0.2.1", "2001:db8::1"} {
-		if _, err := nstest.Ask(host, 8080, 2*time.Second); err != nil {
+		if _, err := nstest.Ask(host, 8080, patience); err != nil {
 			t.Errorf("the host reaches its neighbour no more: %v", err)
 		}
 	}

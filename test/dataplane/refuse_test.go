@@ -17,18 +17,24 @@ import (
 const soon = 700 * time.Millisecond
 
 // refused reports whether an exchange failed at once with an error from the
-// network, and not by time.
-func refused(h *rig.Host, network string, to netip.AddrPort) (bool, error) {
-	start := time.Now()
-	c, err := h.Dial(network, netip.AddrPort{}, to, 2*soon)
-	if err == nil {
-		_, err = rig.Exchange(c, 2*soon)
-		c.Close()
+// network, and not by time. Where a machine that is busy was late it tries again.
+func refused(h *rig.Host, network string, to netip.AddrPort) (ok bool, err error) {
+	for range 3 {
+		start := time.Now()
+		var c net.Conn
+		c, err = h.Dial(network, netip.AddrPort{}, to, 2*soon)
+		if err == nil {
+			_, err = rig.Exchange(c, 2*soon)
+			c.Close()
+		}
+		// A packet that netfilter rejects in the output hook also fails in the
+		// client's own system call.
+		ok = errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.EPERM)
+		if took := time.Since(start); took < soon {
+			return ok, err
+		}
 	}
-	took := time.Since(start)
-	// A packet that netfilter rejects in the output hook also fails in the
-	// client's own system call.
-	return took < soon && (errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.EPERM)), err
+	return false, err
 }
 
 // silent reports whether an exchange got no answer at all.

@@ -206,7 +206,7 @@ func (w *world) update(views ...catalog.View) {
 
 func (w *world) settled() {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
 	if err := w.plane.Wait(ctx); err != nil {
 		w.t.Fatalf("the kernel didn't take the change: %v", err)

@@ -49,7 +49,7 @@ func TestDemo(t *testing.T) {
 // LB-05.
 func TestDemoLoadBalancer(t *testing.T) {
 	need(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), lbLimit+2*time.Minute) // the demo itself keeps to lbLimit
 	defer cancel()
 	if err := demo(ctx, options{portico: linked(t), examples: "../../examples", lb: true}, t.Output()); err != nil {
 		t.Fatal(err)

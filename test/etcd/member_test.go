@@ -37,7 +37,9 @@ func member(args []string) int {
 	f.Int64Var(&cfg.QuotaBackendBytes, "quota", 0, "")
 	_ = f.Parse(args) // it exits
 	cfg.LogLevel, cfg.LogOutputs = "warn", []string{"stderr"}
-	cfg.TickMs, cfg.ElectionMs = 50, 500 // one machine: no need to wait for a network
+	// One machine has no network to wait for, but a busy one may hold a heartbeat up, and a
+	// change of the leader fails writes.
+	cfg.TickMs, cfg.ElectionMs = 100, 3000
 	cfg.EnableGRPCGateway = false
 	cfg.ListenClientUrls, cfg.ListenPeerUrls = urls(*client), urls(*peer)
 	cfg.AdvertiseClientUrls, cfg.AdvertisePeerUrls = cfg.ListenClientUrls, cfg.ListenPeerUrls

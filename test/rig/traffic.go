@@ -132,8 +132,8 @@ func (h *Host) ServeUDP(t T, at netip.AddrPort) (stop func()) {
 }
 
 // Patience bounds every exchange that should succeed. On a busy machine a lost
-// SYN alone costs a second (RFC 6298).
-const Patience = 3 * time.Second
+// SYN alone costs a second (RFC 6298), the third in a row seven.
+const Patience = 15 * time.Second
 
 // Dial opens a connection from the host; from may be invalid for any address.
 func (h *Host) Dial(network string, from, to netip.AddrPort, timeout time.Duration) (c net.Conn, err error) {
@@ -238,6 +238,18 @@ func Exchange(c net.Conn, timeout time.Duration) (Answer, error) {
 			return Answer{}, err
 		}
 	}
+	return next(c)
+}
+
+// Next reads one more answer from an open UDP socket, to a datagram of before.
+func Next(c net.Conn, timeout time.Duration) (Answer, error) {
+	if err := c.SetDeadline(time.Now().Add(timeout)); err != nil {
+		return Answer{}, err
+	}
+	return next(c)
+}
+
+func next(c net.Conn) (Answer, error) {
 	s, err := bufio.NewReader(c).ReadString('\n')
 	if err != nil {
 		return Answer{}, err

@@ -31,6 +31,7 @@ import (
 
 	"portico.dev/portico/internal/apiserver/apitest"
 	core "portico.dev/portico/internal/core/endpoints"
+	"portico.dev/portico/test/fakewatch"
 )
 
 func service(selector map[string]string) *corev1.Service {
@@ -149,10 +150,13 @@ func (f *fixture) state() string {
 	return strings.Join(out, "; ")
 }
 
+// patience is how long a state may take to come on a busy machine.
+const patience = 30 * time.Second
+
 // until waits for a state; the fake API has no way to say when all is done.
 func (f *fixture) until(want string) {
 	f.Helper()
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(patience)
 	got := ""
 	for time.Now().Before(deadline) {
 		if got = f.state(); got == want {
@@ -370,7 +374,9 @@ func TestRestWaitsForItsSlices(t *testing.T) {
 
 // EP-05: Endpoints made by hand are mirrored, and left alone.
 func TestHandWritten(t *testing.T) {
-	f := start(t)
+	f := newFixture(t)
+	watched := fakewatch.Of(t, f.client, "endpoints")
+	f.run(f.client)
 	ctx := t.Context()
 	must(f.client.CoreV1().Services("ns").Create(ctx, service(nil), metav1.CreateOptions{}))
 	must(f.client.CoreV1().Endpoints("ns").Create(ctx, &corev1.Endpoints{
@@ -378,6 +384,7 @@ func TestHandWritten(t *testing.T) {
 		Subsets:    []corev1.EndpointSubset{{Addresses: []corev1.EndpointAddress{{IP: "192.0.2.1"}}}},
 	}, metav1.CreateOptions{}))
 	f.until("mirror 192.0.2.1=true; v1 192.0.2.1")
+	watched()
 	if err := f.client.CoreV1().Endpoints("ns").Delete(ctx, "web", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -401,7 +408,7 @@ func TestUnmatchedCondition(t *testing.T) {
 		t.Errorf("too early: %s", got)
 	}
 	want := "portico.dev/EndpointsMatched: the selector app=wep matches no pod; closest is pod pod-1, which has app=web instead of wep"
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(patience)
 	for condition() != want {
 		if time.Now().After(deadline) {
 			t.Fatalf("condition %q", condition())
@@ -413,6 +420,7 @@ func TestUnmatchedCondition(t *testing.T) {
 	svc.Spec.Selector = map[string]string{"app": "web"}
 	must(core1.Services("ns").Update(ctx, svc, metav1.UpdateOptions{}))
 	f.until("slice 10.244.0.1=true; v1 10.244.0.1")
+	deadline = time.Now().Add(patience)
 	for condition() != "" {
 		if time.Now().After(deadline) {
 			t.Fatalf("condition %q", condition())

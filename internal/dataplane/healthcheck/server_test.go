@@ -46,7 +46,7 @@ func at(addr, node string, ready, terminating bool) catalog.Endpoint {
 func get(t *testing.T, port uint16, status int, weight string, healthy bool) {
 	t.Helper()
 	last := "no answer"
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/", port))
 		if err != nil {
 			last = err.Error()
@@ -127,7 +127,7 @@ func TestAnswers(t *testing.T) {
 
 func closed(t *testing.T, port uint16) {
 	t.Helper()
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		if err != nil {
 			return

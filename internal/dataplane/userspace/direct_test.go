@@ -234,6 +234,7 @@ func until(t *testing.T, what string, f func() error) {
 		if err = f(); err == nil {
 			return
 		}
+		time.Sleep(time.Millisecond) // what is waited for needs the processor too
 	}
 	t.Errorf("%s: %v", what, err)
 }

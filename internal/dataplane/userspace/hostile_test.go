@@ -57,6 +57,9 @@ func full(t *testing.T) netip.AddrPort {
 
 // A client that waits for a backend doesn't keep the end waiting.
 func TestCloseWhileConnecting(t *testing.T) {
+	usual := dialTime
+	t.Cleanup(func() { dialTime = usual }) // when the backend is closed, whose goroutines look
+	dialTime = time.Minute                 // a busy machine may need seconds to come to the end
 	b, f := directOnLoopback(t, full(t), full(t))
 	dialLoopback(t, netip.AddrPortFrom(f.Addr, f.Port))
 	until(t, "the client is taken", func() error {
@@ -235,17 +238,23 @@ func TestManyEndpoints(t *testing.T) {
 			t.Fatalf("%s was met %d times, want 3", a, count[a])
 		}
 	}
-	next := *f
-	next.Sets = &routing.Sets{Cluster: backendsAt(all[1:]...)}
-	began := time.Now()
-	if err := b.Apply(t.Context(), routing.Change{Set: []*routing.Frontend{&next}}); err != nil {
-		t.Fatal(err)
+	best := time.Hour
+	for range 5 { // a busy machine delays any of them
+		gone := all[0]
+		all = all[1:]
+		next := *f
+		next.Sets = &routing.Sets{Cluster: backendsAt(all...)}
+		began := time.Now()
+		if err := b.Apply(t.Context(), routing.Change{Set: []*routing.Frontend{&next}}); err != nil {
+			t.Fatal(err)
+		}
+		best = min(best, time.Since(began))
+		if slices.Contains(b.choices(front, loopback), gone) {
+			t.Errorf("%s is gone and is met", gone)
+		}
 	}
-	if took := time.Since(began); took > time.Second {
-		t.Errorf("a change of one endpoint of %d took %s", many, took)
-	}
-	if slices.Contains(b.choices(front, loopback), all[0]) {
-		t.Errorf("%s is gone and is met", all[0])
+	if best > time.Second {
+		t.Errorf("a change of one endpoint of %d took %s", many, best)
 	}
 }
 

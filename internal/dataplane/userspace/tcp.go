@@ -20,7 +20,7 @@ import (
 
 // dialTime is how long one backend gets to accept a connection. Nothing answers for a
 // backend that is gone; the next is tried then.
-const dialTime = 2 * time.Second
+var dialTime = 2 * time.Second // longer in a test
 
 // keepIdle is how long a connection is silent before the kernel asks whether the other end
 // is still there: a host that vanished must not hold descriptors for good. Go's 15 s would

@@ -136,6 +136,21 @@ func resolve(t testing.TB, f *Forwarder, q Question) *Answer {
 	return a
 }
 
+// inTime tries up to three times until one takes no longer than most: a busy machine
+// delays any of them.
+func inTime(t *testing.T, most time.Duration, try func(n int) (took time.Duration)) {
+	t.Helper()
+	var all []time.Duration
+	for n := range 3 {
+		took := try(n)
+		if took <= most {
+			return
+		}
+		all = append(all, took)
+	}
+	t.Errorf("it took %v, want at most %v", all, most)
+}
+
 const soa = "example.com. 300 IN SOA ns.example.com. mail.example.com. 1 2 3 4 30"
 
 // TestCacheLifetimes: an answer is remembered as long as its shortest TTL, a no
@@ -320,21 +335,26 @@ func TestOneQueryForMany(t *testing.T) {
 
 // TestCancelEndsWaiting: shutdown doesn't wait for a silent server.
 func TestCancelEndsWaiting(t *testing.T) {
+	inTime(t, time.Second, func(int) time.Duration { return cancelEndsWaiting(t) })
+}
+
+func cancelEndsWaiting(t *testing.T) (took time.Duration) {
 	ctx, cancel := context.WithCancel(context.Background())
 	arrived := make(chan struct{}, 8)
 	up := respond(t, func(*dns.Msg) *dns.Msg { arrived <- struct{}{}; return nil })
 	f := newForwarder(t, Config{Servers: []netip.AddrPort{up.addr}})
 	done := make(chan error, 1)
-	start := time.Now()
 	go func() {
 		_, err := f.Resolve(ctx, question(t, "a.test.", dns.TypeA))
 		done <- err
 	}()
 	<-arrived
+	start := time.Now()
 	cancel()
-	if err := <-done; err == nil || time.Since(start) > time.Second {
-		t.Errorf("%v after %v", err, time.Since(start))
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Error(err)
 	}
+	return time.Since(start)
 }
 
 // TestResolvConf is read again when it changes, and kept when it goes. DNS-06

@@ -2,6 +2,7 @@ package forward
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"sync/atomic"
 	"testing"
@@ -32,35 +33,43 @@ func TestServeStale(t *testing.T) {
 		t.Fatalf("fresh: code %d, TTL %d", code, ttl)
 	}
 
-	c.advance(time.Hour)
 	set(code(dns.RcodeServerFailure))
-	before := r.queries.Load()
-	for range 2 {
-		if code, ttl := look(); code != dns.RcodeSuccess || ttl != 30 {
-			t.Errorf("upstream fails: code %d, TTL %d", code, ttl)
+	asked := int32(0)
+	for range 3 { // on a busy machine a reply may come late, and is asked for again
+		c.advance(time.Hour)
+		before := r.queries.Load()
+		for range 2 {
+			if code, ttl := look(); code != dns.RcodeSuccess || ttl != 30 {
+				t.Errorf("upstream fails: code %d, TTL %d", code, ttl)
+			}
+		}
+		waitFor(t, f)
+		if asked = r.queries.Load() - before; asked == 1 {
+			break
 		}
 	}
-	if n := r.queries.Load() - before; n != 1 {
-		t.Errorf("%d queries while it fails, want 1 within 30 s", n)
+	if asked != 1 {
+		t.Errorf("%d queries while it fails, want 1 within 30 s", asked)
 	}
 
-	c.advance(time.Minute)
-	set(silent)
-	begin := time.Now()
-	if code, ttl := look(); code != dns.RcodeSuccess || ttl != 30 {
-		t.Errorf("upstream is silent: code %d, TTL %d", code, ttl)
-	}
-	if took := time.Since(begin); took > staleAfter+time.Second {
-		t.Errorf("the client waited %v", took)
-	}
+	inTime(t, staleAfter+time.Second, func(int) time.Duration {
+		c.advance(2 * time.Minute)
+		set(silent)
+		begin := time.Now()
+		if code, ttl := look(); code != dns.RcodeSuccess || ttl != 30 {
+			t.Errorf("upstream is silent: code %d, TTL %d", code, ttl)
+		}
+		took := time.Since(begin)
 
-	set(answers("www.example.com. 60 IN A 192.0.2.81"))
-	c.advance(time.Minute)
-	waitFor(t, f) // the question that was silent is still on its way
-	c.advance(time.Minute)
-	if code, ttl := look(); code != dns.RcodeSuccess || ttl != 60 {
-		t.Errorf("upstream is back: code %d, TTL %d", code, ttl)
-	}
+		set(answers("www.example.com. 60 IN A 192.0.2.81"))
+		c.advance(time.Minute)
+		waitFor(t, f) // the question that was silent is still on its way
+		c.advance(time.Minute)
+		if code, ttl := look(); code != dns.RcodeSuccess || ttl != 60 {
+			t.Errorf("upstream is back: code %d, TTL %d", code, ttl)
+		}
+		return took
+	})
 
 	c.advance(staleFor + 2*time.Minute)
 	set(code(dns.RcodeServerFailure))
@@ -92,16 +101,18 @@ func TestDeadUpstreamFailsFast(t *testing.T) {
 	if _, err := f.Resolve(ctx, question(t, "first.example.com.", dns.TypeA)); err == nil {
 		t.Fatal("a silent server answered")
 	}
-	begin := time.Now()
-	if _, err := f.Resolve(ctx, question(t, "second.example.com.", dns.TypeA)); err == nil {
-		t.Error("a silent server answered")
-	}
-	if took := time.Since(begin); took > tryFor {
-		t.Errorf("the second name took %v", took)
-	}
-	if a := f.Cached(question(t, "second.example.com.", dns.TypeA), c.now()); a == nil || a.Rcode() != dns.RcodeServerFailure {
-		t.Errorf("the same name again: %v", a)
-	}
+	inTime(t, tryFor, func(n int) time.Duration {
+		q := question(t, fmt.Sprintf("other%d.example.com.", n), dns.TypeA)
+		begin := time.Now()
+		if _, err := f.Resolve(ctx, q); err == nil {
+			t.Error("a silent server answered")
+		}
+		took := time.Since(begin)
+		if a := f.Cached(q, c.now()); a == nil || a.Rcode() != dns.RcodeServerFailure {
+			t.Errorf("the same name again: %v", a)
+		}
+		return took
+	})
 }
 
 // Names in a stub domain are asked of its servers alone. DNS-06

@@ -63,7 +63,11 @@ func New(clk clock.PassiveClock) *Client {
 		return read(action)
 	})
 	c.Fake.AddWatchReactor("*", func(action clienttesting.Action) (bool, watch.Interface, error) {
-		w, err := c.tracker.Watch(action.GetResource(), action.GetNamespace())
+		var since metav1.ListOptions // without them what was written since the list isn't told
+		if a, ok := action.(clienttesting.WatchActionImpl); ok {
+			since = a.ListOptions
+		}
+		w, err := c.tracker.Watch(action.GetResource(), action.GetNamespace(), since)
 		return true, w, err
 	})
 	return c

@@ -90,7 +90,7 @@ func setUp(t *testing.T, dir string, vmi *kubevirtv1.VirtualMachineInstance) (*M
 
 func awaitObservation(t *testing.T, l node.Workload, what string, is func(node.Observation) bool) node.Observation {
 	t.Helper()
-	late := time.After(60 * time.Second)
+	late := time.After(3 * time.Minute)
 	for {
 		o := l.Observe()
 		if is(o) {
@@ -188,7 +188,7 @@ func TestMachineFromImage(t *testing.T) {
 
 func banner(t *testing.T, tty io.ReadWriteCloser) {
 	t.Helper()
-	late := time.AfterFunc(60*time.Second, func() { tty.Close() })
+	late := time.AfterFunc(3*time.Minute, func() { tty.Close() })
 	defer late.Stop()
 	var seen strings.Builder
 	buf := make([]byte, 4096)

@@ -164,7 +164,7 @@ func (m *member) planned() string {
 			m.t.Fatalf("%s: %s", m.Name, line)
 		}
 		return line
-	case <-time.After(10 * time.Second):
+	case <-time.After(30 * time.Second):
 		m.t.Fatalf("%s planned nothing", m.Name)
 		return ""
 	}
