@@ -104,7 +104,7 @@ func TestConnectionsBegunBefore(t *testing.T) {
 				all = append(all, b)
 				before := len(entriesOf(t, ct, syscall.IPPROTO_TCP, b.to, b.to))
 				go func() {
-					c, err := from.Dial("tcp", netip.AddrPort{}, b.to, 2*rig.Patience)
+					c, err := from.Dial("tcp", netip.AddrPort{}, b.to, 5*rig.Patience)
 					if err == nil {
 						_, err = rig.Exchange(c, rig.Patience)
 						c.Close()

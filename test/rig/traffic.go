@@ -132,8 +132,8 @@ func (h *Host) ServeUDP(t T, at netip.AddrPort) (stop func()) {
 }
 
 // Patience bounds every exchange that should succeed. On a busy machine a lost
-// SYN alone costs a second (RFC 6298), the third in a row seven.
-const Patience = 15 * time.Second
+// SYN alone costs a second (RFC 6298); a lost datagram costs all of it, and is asked again.
+const Patience = 3 * time.Second
 
 // Dial opens a connection from the host; from may be invalid for any address.
 func (h *Host) Dial(network string, from, to netip.AddrPort, timeout time.Duration) (c net.Conn, err error) {
