@@ -14,6 +14,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"portico.dev/portico/test/intime"
 	"portico.dev/portico/test/journal"
 )
 
@@ -99,7 +100,7 @@ func TestFloodOfUnknownNames(t *testing.T) {
 // A resolv.conf that can't be read: Services answer, the rest fails at once, and the log
 // says why. DNS-06
 func TestUnreadableResolvConf(t *testing.T) {
-	inTime(t, time.Second, func(int) time.Duration { return unreadableResolvConf(t) })
+	intime.Within(t, time.Second, func(int) time.Duration { return unreadableResolvConf(t) })
 }
 
 func unreadableResolvConf(t *testing.T) (took time.Duration) {

@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"portico.dev/portico/internal/agent"
+	"portico.dev/portico/test/intime"
 	"portico.dev/portico/test/journal"
 )
 
@@ -49,21 +50,6 @@ func listenAt(ctx context.Context, t testing.TB, address string) (udp []net.Pack
 		return err
 	})
 	return udp, tcp
-}
-
-// inTime tries up to three times until one takes no longer than most: a busy machine
-// delays any of them.
-func inTime(t *testing.T, most time.Duration, try func(n int) (took time.Duration)) {
-	t.Helper()
-	var all []time.Duration
-	for n := range 3 {
-		took := try(n)
-		if took <= most {
-			return
-		}
-		all = append(all, took)
-	}
-	t.Errorf("it took %v, want at most %v", all, most)
 }
 
 // serve runs s on a loopback address until the test ends and gives the address.
@@ -280,7 +266,7 @@ func TestNoUpstream(t *testing.T) {
 // TestOwnAddress: a server that is named as its own upstream isn't asked, nor is
 // the cluster IP that leads to it. DNS-06
 func TestOwnAddress(t *testing.T) {
-	inTime(t, time.Second, func(int) time.Duration { return ownAddress(t) })
+	intime.Within(t, time.Second, func(int) time.Duration { return ownAddress(t) })
 }
 
 func ownAddress(t *testing.T) (took time.Duration) {
@@ -351,7 +337,7 @@ func TestLoop(t *testing.T) {
 	}
 	// Known now: another name goes straight to the good one, also when the time
 	// is over for which a server that didn't answer stands behind the others.
-	inTime(t, time.Second, func(n int) time.Duration {
+	intime.Within(t, time.Second, func(n int) time.Duration {
 		passed.Add(30)
 		start := time.Now()
 		got := query1(t, "udp", us.Load().(string), new(dns.Msg).SetQuestion(fmt.Sprintf("no%d.example.com.", n), dns.TypeA))

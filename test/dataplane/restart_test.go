@@ -379,14 +379,7 @@ func (w *world) established(s service) (open []net.Conn) {
 }
 
 // retransmitted counts the SYNs that hosts sent again for want of an answer.
-func retransmitted(t *testing.T, hosts ...*rig.Host) (sum int) {
+func retransmitted(t *testing.T, hosts ...*rig.Host) int {
 	t.Helper()
-	for _, h := range hosts {
-		n, err := h.Statistic("/proc/net/netstat", "TcpExt", "TCPSynRetrans")
-		if err != nil {
-			t.Fatal(err)
-		}
-		sum += n
-	}
-	return sum
+	return rig.Sum(t, "/proc/net/netstat", "TcpExt", "TCPSynRetrans", hosts...)
 }

@@ -265,7 +265,7 @@ func (p *pair) asks(who string, from *rig.Host, to []netip.Addr, port uint16, ch
 			late := time.Now().Add(30 * time.Second) // all is programmed by then
 			var err error
 			p.until(fmt.Sprintf("%s, %s to %v", who, network, netip.AddrPortFrom(at, port)), func() error {
-				a, e := once(from, network, netip.AddrPortFrom(at, port))
+				a, e := from.Ask(network, netip.AddrPortFrom(at, port))
 				if err = check(i == 1, a, e); err != nil && time.Now().After(late) {
 					p.Errorf("%s, %s to %v: %v", who, network, netip.AddrPortFrom(at, port), err)
 					return nil
@@ -274,18 +274,6 @@ func (p *pair) asks(who string, from *rig.Host, to []netip.Addr, port uint16, ch
 			})
 		}
 	}
-}
-
-// once makes one exchange. It has less patience than rig.Ask: a datagram that came too
-// early is lost and has to be sent again, and some are meant to get no answer.
-func once(from *rig.Host, network string, to netip.AddrPort) (rig.Answer, error) {
-	const patience = 3 * time.Second
-	c, err := from.Dial(network, netip.AddrPort{}, to, patience)
-	if err != nil {
-		return rig.Answer{}, err
-	}
-	defer c.Close()
-	return rig.Exchange(c, patience)
 }
 
 // from wants an answer of a pod that sees one of the clients.

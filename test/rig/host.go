@@ -161,6 +161,17 @@ func (h *Host) Statistic(file, group, name string) (int, error) {
 	return 0, fmt.Errorf("host %s: %s has no %s %s", h.Name, file, group, name)
 }
 
+// Sum adds up one of the kernel's numbers over hosts.
+func Sum(t T, file, group, name string, hosts ...*Host) (sum int) {
+	t.Helper()
+	for _, h := range hosts {
+		n, err := h.Statistic(file, group, name)
+		h.must(t, "read "+name, err)
+		sum += n
+	}
+	return sum
+}
+
 func (h *Host) up(link string) error {
 	l, err := h.Links.LinkByName(link)
 	if err != nil {

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"portico.dev/portico/test/intime"
 )
 
 // clock is set by the tests.
@@ -134,21 +136,6 @@ func resolve(t testing.TB, f *Forwarder, q Question) *Answer {
 		t.Fatal(err)
 	}
 	return a
-}
-
-// inTime tries up to three times until one takes no longer than most: a busy machine
-// delays any of them.
-func inTime(t *testing.T, most time.Duration, try func(n int) (took time.Duration)) {
-	t.Helper()
-	var all []time.Duration
-	for n := range 3 {
-		took := try(n)
-		if took <= most {
-			return
-		}
-		all = append(all, took)
-	}
-	t.Errorf("it took %v, want at most %v", all, most)
 }
 
 const soa = "example.com. 300 IN SOA ns.example.com. mail.example.com. 1 2 3 4 30"
@@ -335,7 +322,7 @@ func TestOneQueryForMany(t *testing.T) {
 
 // TestCancelEndsWaiting: shutdown doesn't wait for a silent server.
 func TestCancelEndsWaiting(t *testing.T) {
-	inTime(t, time.Second, func(int) time.Duration { return cancelEndsWaiting(t) })
+	intime.Within(t, time.Second, func(int) time.Duration { return cancelEndsWaiting(t) })
 }
 
 func cancelEndsWaiting(t *testing.T) (took time.Duration) {

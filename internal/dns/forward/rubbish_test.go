@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"portico.dev/portico/test/intime"
 )
 
 // What isn't the answer is dropped, and the answer behind it counts: somebody who guesses
@@ -51,7 +53,7 @@ func TestMalformedAnswer(t *testing.T) {
 	})
 	good := respond(t, answers("a.test. 60 IN A 192.0.2.1"))
 	q := question(t, "a.test.", dns.TypeA)
-	inTime(t, tryFor-1, func(int) time.Duration {
+	intime.Within(t, tryFor-1, func(int) time.Duration {
 		f := newForwarder(t, Config{Servers: []netip.AddrPort{broken.addr, good.addr}})
 		begin := time.Now()
 		m := read(t, q, resolve(t, f, q), time.Now())

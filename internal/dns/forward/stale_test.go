@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"portico.dev/portico/test/intime"
 )
 
 // Answers that are too old are given when upstream fails or is silent, for a day, with a
@@ -52,7 +54,7 @@ func TestServeStale(t *testing.T) {
 		t.Errorf("%d queries while it fails, want 1 within 30 s", asked)
 	}
 
-	inTime(t, staleAfter+time.Second, func(int) time.Duration {
+	intime.Within(t, staleAfter+time.Second, func(int) time.Duration {
 		c.advance(2 * time.Minute)
 		set(silent)
 		begin := time.Now()
@@ -101,7 +103,7 @@ func TestDeadUpstreamFailsFast(t *testing.T) {
 	if _, err := f.Resolve(ctx, question(t, "first.example.com.", dns.TypeA)); err == nil {
 		t.Fatal("a silent server answered")
 	}
-	inTime(t, tryFor, func(n int) time.Duration {
+	intime.Within(t, tryFor, func(n int) time.Duration {
 		q := question(t, fmt.Sprintf("other%d.example.com.", n), dns.TypeA)
 		begin := time.Now()
 		if _, err := f.Resolve(ctx, q); err == nil {

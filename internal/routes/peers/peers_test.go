@@ -325,16 +325,9 @@ func TestRestart(t *testing.T) {
 }
 
 // sentAgain counts the TCP segments that hosts sent again for want of an answer.
-func sentAgain(t *testing.T, hosts ...*rig.Host) (sum int) {
+func sentAgain(t *testing.T, hosts ...*rig.Host) int {
 	t.Helper()
-	for _, h := range hosts {
-		n, err := h.Statistic("/proc/net/snmp", "Tcp", "RetransSegs")
-		if err != nil {
-			t.Fatal(err)
-		}
-		sum += n
-	}
-	return sum
+	return rig.Sum(t, "/proc/net/snmp", "Tcp", "RetransSegs", hosts...)
 }
 
 func (m *member) index(link string) int {
