@@ -130,12 +130,15 @@ $(PEERS)/etcd: bench/peer/go.mod
 	@mkdir -p $(PEERS)
 	@cd bench/peer && CGO_ENABLED=0 nice -n 19 go build -trimpath -ldflags '-s -w' -o $@ go.etcd.io/etcd/server/v3
 
+# A line of its own: a shell keeps what make's lines are joined by where it is quoted.
+PEER_STAMP = -X $(VERSION_PKG).gitVersion=$(PEER_VERSION) \
+	-X $(VERSION_PKG).gitMajor=$(word 1,$(subst ., ,$(PEER_VERSION:v%=%))) -X $(VERSION_PKG).gitMinor=$(word 2,$(subst ., ,$(PEER_VERSION)))
+
 # kube-apiserver, kube-controller-manager and kube-proxy
 $(PEERS)/kube-%: bench/peer/go.mod
 	@echo "==> building kube-$* $(PEER_VERSION)"
 	@mkdir -p $(PEERS)
-	@cd bench/peer && CGO_ENABLED=0 nice -n 19 go build -trimpath -o $@ -ldflags '-s -w -X $(VERSION_PKG).gitVersion=$(PEER_VERSION) \
-		-X $(VERSION_PKG).gitMajor=$(word 1,$(subst ., ,$(PEER_VERSION:v%=%))) -X $(VERSION_PKG).gitMinor=$(word 2,$(subst ., ,$(PEER_VERSION)))' k8s.io/kubernetes/cmd/kube-$*
+	@cd bench/peer && CGO_ENABLED=0 nice -n 19 go build -trimpath -o $@ -ldflags '-s -w $(PEER_STAMP)' k8s.io/kubernetes/cmd/kube-$*
 
 .PHONY: lint
 lint: ## Check format and run the linters
