@@ -125,11 +125,37 @@ func (m *meter) read() (time.Duration, error) {
 	return sum, nil
 }
 
-// crr measures connections through all contenders that hold this many Services.
+// crr measures connections through all contenders that hold this many Services, in some
+// sittings. Each is on new sites: where the kernel happens to put what a site is made of is
+// worth one or two percent, for as long as the site is there. The median of a sitting's rounds is
+// one reading.
 func (p *plan) crr(ctx context.Context, w *world, size int, into *results) error {
-	plain, err := w.site("plain")
+	for range p.sittings {
+		costs, err := p.sitting(ctx, w, size)
+		if err != nil {
+			return err
+		}
+		for prefix, rounds := range costs {
+			var cpu, latency, ratio []float64
+			for i, c := range rounds {
+				cpu, latency = append(cpu, microseconds(c.cpu)), append(latency, microseconds(c.latency))
+				ratio = append(ratio, float64(c.cpu)/float64(costs[plainPrefix][i].cpu))
+			}
+			into.put(prefix+"crr_cpu_us_"+short(size), figure.Median(cpu))
+			into.put(prefix+"crr_p50_us_"+short(size), figure.Median(latency))
+			if prefix != plainPrefix {
+				into.put(prefix+"crr_cpu_ratio_"+short(size), figure.Median(ratio))
+			}
+		}
+	}
+	return nil
+}
+
+// sitting starts all on empty kernels and compares them.
+func (p *plan) sitting(ctx context.Context, w *world, size int) (map[string][]cost, error) {
+	plain, err := w.newSite("plain")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	lanes := []*lane{{plainPrefix, plain, endpointTargets(size)}}
 	var all []*running
@@ -142,30 +168,20 @@ func (p *plan) crr(ctx context.Context, w *world, size int, into *results) error
 		if !c.takes(size) {
 			continue
 		}
+		if _, err := w.newSite(c.name); err != nil {
+			return nil, err
+		}
 		r, err := w.run(ctx, c, size)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		all = append(all, r)
 		lanes = append(lanes, &lane{c.rules, r.site, serviceTargets(size)})
 	}
 	if err := w.settle(ctx, all...); err != nil {
-		return err
+		return nil, err
 	}
-	costs, err := p.compare(ctx, lanes)
-	if err != nil {
-		return err
-	}
-	for _, l := range lanes {
-		for round, c := range costs[l.prefix] {
-			into.put(l.prefix+"crr_cpu_us_"+short(size), microseconds(c.cpu))
-			into.put(l.prefix+"crr_p50_us_"+short(size), microseconds(c.latency))
-			if l.prefix != plainPrefix {
-				into.put(l.prefix+"crr_cpu_ratio_"+short(size), float64(c.cpu)/float64(costs[plainPrefix][round].cpu))
-			}
-		}
-	}
-	return nil
+	return p.compare(ctx, lanes)
 }
 
 func microseconds(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1000 }

@@ -57,7 +57,8 @@ type plan struct {
 	iptables           bool     // this is the part that measures all in the iptables mode
 
 	programRounds     int // starts on an empty kernel
-	crrRounds         int
+	sittings          int // in which connections are measured
+	crrRounds         int // of each sitting
 	connections       int // of each round
 	changes           int // of one endpoint, that are timed
 	churn, idle, look time.Duration
@@ -128,7 +129,8 @@ func parse(args []string) (*plan, error) {
 	modes := f.String("modes", "nftables,iptables", "modes of the peer")
 	sizes := f.String("services", "10,1000,10000,30000", "how many Services, growing")
 	f.IntVar(&p.programRounds, "rounds", 3, "how often each is started on an empty kernel")
-	f.IntVar(&p.crrRounds, "crr-rounds", 41, "how often each connects by turns")
+	f.IntVar(&p.sittings, "sittings", 5, "how often all start anew to have their connections measured")
+	f.IntVar(&p.crrRounds, "crr-rounds", 21, "how often each connects by turns, in each sitting")
 	f.IntVar(&p.connections, "connections", 2000, "how many connections a round makes")
 	f.IntVar(&p.changes, "changes", 200, "how many changes of an endpoint are timed; the peer gets less where it is slow")
 	f.DurationVar(&p.churn, "churn", 20*time.Second, "how long changes come at 100 a second; the peer gets twice that where it is slow")
@@ -168,7 +170,7 @@ func abridge(f *flag.FlagSet) error {
 	given := map[string]bool{}
 	f.Visit(func(one *flag.Flag) { given[one.Name] = true })
 	for name, value := range map[string]string{
-		"services": "10,200", "rounds": "1", "crr-rounds": "5", "connections": "300", "changes": "20", "churn": "1s", "idle": "1s", "look": "200ms", "stream": "100ms", "restarts": "2",
+		"services": "10,200", "rounds": "1", "sittings": "2", "crr-rounds": "3", "connections": "300", "changes": "20", "churn": "1s", "idle": "1s", "look": "200ms", "stream": "100ms", "restarts": "2",
 	} {
 		if given[name] {
 			continue
@@ -197,7 +199,7 @@ func (p *plan) readSizes(list string, brief bool) error {
 			p.latencySizes = append(p.latencySizes, n)
 		}
 	}
-	if p.programRounds < 1 || p.crrRounds < 1 || p.connections < 1 || p.changes < 1 || p.restarts < 1 {
+	if p.programRounds < 1 || p.sittings < 1 || p.crrRounds < 1 || p.connections < 1 || p.changes < 1 || p.restarts < 1 {
 		return errors.New("wanted: one of each, at least")
 	}
 	return nil

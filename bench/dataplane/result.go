@@ -193,7 +193,7 @@ func (r *results) write(out string) error {
 	medians := r.medians()
 	run := map[string]any{
 		"time": r.begin.UTC().Format(time.RFC3339), "took_seconds": figure.Round(time.Since(r.begin).Seconds()), "services": r.plan.sizes,
-		"connections_each_round": r.plan.connections, "rounds_crr": r.plan.crrRounds, "rounds_program": r.plan.programRounds,
+		"connections_each_round": r.plan.connections, "sittings_crr": r.plan.sittings, "rounds_crr": r.plan.crrRounds, "rounds_program": r.plan.programRounds,
 	}
 	values := map[string]any{
 		"processors": runtime.NumCPU(), "kernel": kernelVersion(), "endpoints_each": endpointsEach, "ratio": ratios(medians),

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -18,11 +17,12 @@ import (
 	"portico.dev/portico/bench/process"
 )
 
+// netlinkCalls are the begin and the end of the system calls with which our agent hands
+// transactions to nf_tables, which carries them out before they return; and hardly anything
+// else: its connections to the API use read and write.
+const netlinkCalls = "syscalls:sys_enter_sendto,syscalls:sys_exit_sendto,syscalls:sys_enter_sendmsg,syscalls:sys_exit_sendmsg"
+
 const (
-	// netlinkCalls are the system calls with which our agent hands transactions to
-	// nf_tables, which carries them out before they return; and hardly anything else:
-	// its connections to the API use read and write.
-	netlinkCalls = "sendto,sendmsg"
 	// attachTime is how long perf gets to begin, which it doesn't tell.
 	attachTime = time.Second
 	// traceTime is how long changes are traced: long enough for a median.
@@ -42,6 +42,12 @@ type tracing struct {
 	file string
 }
 
+// recording is perf-record(1), which looks at what the kernel noted once there is much of it.
+// perf-trace(1) is woken for each call, and adds some 20 us to it.
+func recording(perf, file string) []string {
+	return []string{perf, "record", "-q", "-e", netlinkCalls, "-o", file}
+}
+
 // trace notes the netlinkCalls of a process; nil where perf isn't installed or the kernel
 // doesn't let it.
 func (w *world) trace(id int) (*tracing, error) {
@@ -51,7 +57,7 @@ func (w *world) trace(id int) (*tracing, error) {
 	}
 	w.starts++
 	t := &tracing{file: filepath.Join(w.dir, fmt.Sprintf("calls-%d", w.starts))}
-	if t.perf, err = process.Launch(w.dir, "perf", perf, "trace", "-e", netlinkCalls, "-o", t.file, "-p", strconv.Itoa(id)); err != nil {
+	if t.perf, err = process.Launch(w.dir, "perf", append(recording(perf, t.file), "-p", strconv.Itoa(id))...); err != nil {
 		return nil, err
 	}
 	pause(attachTime)
@@ -99,7 +105,7 @@ func (w *world) kernelPart(ctx context.Context, c contender, size int) (sum time
 	}
 	w.forget(c.name)
 	file := filepath.Join(w.dir, fmt.Sprintf("calls-of-start-%d", size))
-	r, err := w.start(ctx, c, perf, "trace", "-e", netlinkCalls, "-o", file, "--")
+	r, err := w.start(ctx, c, append(recording(perf, file), "--")...)
 	if err != nil {
 		return 0, false, err
 	}
@@ -121,27 +127,39 @@ func (w *world) kernelPart(ctx context.Context, c contender, size int) (sum time
 	return sum, len(calls) > 0, err
 }
 
-// callLine is a call in what perf-trace(1) writes:
+// callLine is one end of a call in what perf-script(1) writes:
 //
-//	342.905 ( 0.085 ms): portico/16783 sendto(fd: 13<socket:[18018223]>, ...) = 512
-var callLine = regexp.MustCompile(`^\s*[0-9.]+ \(\s*([0-9.]+) ms\): \S+ +(?: \.\.\. \[continued\]: )?send(?:to|msg)\(`)
+//	16783   342.905000123: syscalls:sys_enter_sendto: ...
+var callLine = regexp.MustCompile(`^\s*([0-9]+)\s+([0-9]+)\.([0-9]{9}):\s+syscalls:sys_(enter|exit)_send(?:to|msg):`)
 
 // callTimes reads how long each call took.
-func callTimes(file string) (out []time.Duration, err error) {
-	raw, err := os.ReadFile(file)
+func callTimes(file string) ([]time.Duration, error) {
+	script := exec.Command("perf", "script", "--ns", "-F", "tid,time,event", "-i", file)
+	raw, err := script.Output()
 	if err != nil {
 		return nil, fmt.Errorf("read the trace: %w", err)
 	}
+	return parseCalls(raw)
+}
+
+func parseCalls(raw []byte) (out []time.Duration, err error) {
+	begun := map[string]time.Duration{} // by thread
 	for line := range bytes.Lines(raw) {
 		m := callLine.FindSubmatch(line)
 		if m == nil {
 			continue
 		}
-		ms, err := strconv.ParseFloat(string(m[1]), 64)
+		at, err := time.ParseDuration(fmt.Sprintf("%ss%sns", m[2], m[3]))
 		if err != nil {
 			return nil, fmt.Errorf("read the trace: %w", err)
 		}
-		out = append(out, time.Duration(ms*float64(time.Millisecond)))
+		thread := string(m[1])
+		if string(m[4]) == "enter" {
+			begun[thread] = at
+		} else if since, ok := begun[thread]; ok {
+			out = append(out, at-since)
+			delete(begun, thread)
+		}
 	}
 	return out, nil
 }

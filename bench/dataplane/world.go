@@ -101,6 +101,14 @@ func (w *world) site(name string) (*site, error) {
 	return s, nil
 }
 
+// newSite gives a site of that name on which nothing was programmed yet.
+func (w *world) newSite(name string) (*site, error) {
+	if w.sites[name] != nil {
+		w.forget(name)
+	}
+	return w.site(name)
+}
+
 // forget removes a site, with all that was programmed there.
 func (w *world) forget(name string) {
 	w.sites[name].close()
