@@ -58,8 +58,8 @@ func (k *Keeper) protect(ctx context.Context, plan mesh.Plan) error {
 	return k.cfg.Guarded(keeper)
 }
 
-// guard is the table: it looks before connection tracking does, as the one of the guests'
-// links.
+// guard is the table. It looks at what this host itself is sent: all that it forwards would
+// pay for a look before routing.
 func guard(port uint16, from []netip.Addr) ruleset.Table {
 	peers := ruleset.Chain{Name: "peers"}
 	for _, a := range from {
@@ -67,7 +67,7 @@ func guard(port uint16, from []netip.Addr) ruleset.Table {
 	}
 	peers.Rules = append(peers.Rules, ruleset.Rule{ruleset.Drop()})
 	return ruleset.Table{Name: routes.PeerTable, Chains: []ruleset.Chain{peers, {
-		Name: "tunnels", Type: nftables.ChainTypeFilter, Hook: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRaw,
+		Name: "tunnels", Type: nftables.ChainTypeFilter, Hook: nftables.ChainHookInput, Priority: nftables.ChainPriorityRaw,
 		Rules: []ruleset.Rule{{ruleset.VXLAN(port, vni), ruleset.Jump("peers")}},
 	}}}
 }
