@@ -14,6 +14,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"portico.dev/portico/internal/durable"
 )
 
 const (
@@ -207,7 +209,7 @@ func (o *options) writeRunRecord() error {
 	if last, err := os.ReadFile(file); err == nil && bytes.Equal(last, raw) {
 		return nil // a restart waits for no disk
 	}
-	return replaceFile(file, raw)
+	return durable.WriteFile(file, raw)
 }
 
 // readRunRecord gives nil where no run has been noted.
@@ -225,16 +227,4 @@ func readRunRecord(dir string) (*runRecord, error) {
 		return nil, fmt.Errorf("the note of the last run %s is damaged (%w); remove it, the next `portico up` writes it anew", file, err)
 	}
 	return r, nil
-}
-
-// replaceFile writes a file, whole or not at all, for its owner alone.
-func replaceFile(file string, content []byte) error {
-	fresh := file + ".new"
-	if err := os.WriteFile(fresh, content, 0o600); err != nil {
-		return fmt.Errorf("write %s: %w", file, cause(err))
-	}
-	if err := os.Rename(fresh, file); err != nil {
-		return fmt.Errorf("write %s: %w", file, err)
-	}
-	return nil
 }

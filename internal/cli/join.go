@@ -18,6 +18,7 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"portico.dev/portico/internal/bootstrap"
+	"portico.dev/portico/internal/durable"
 )
 
 const (
@@ -265,7 +266,7 @@ func keepMember(home bootstrap.Home, m *bootstrap.Member) error {
 	if err != nil {
 		return fmt.Errorf("encode the kubeconfig: %w", err)
 	}
-	return replaceFile(filepath.Join(filepath.Dir(string(home)), kubeconfigFile), raw)
+	return durable.WriteFile(filepath.Join(filepath.Dir(string(home)), kubeconfigFile), raw)
 }
 
 // use takes a member's name and its cluster's settings for this run.

@@ -13,6 +13,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"portico.dev/portico/internal/apiserver/certs"
+	"portico.dev/portico/internal/durable"
 )
 
 const (
@@ -50,7 +51,7 @@ func (a *adminFile) write() error {
 	if err != nil {
 		return fmt.Errorf("encode the kubeconfig: %w", err)
 	}
-	return replaceFile(a.file, raw)
+	return durable.WriteFile(a.file, raw)
 }
 
 // adminLook is how often keep looks whether a renewal is due. A timer set for the day

@@ -57,8 +57,8 @@ type Config struct {
 }
 
 // Run runs the controllers whenever this process holds the Lease, until ctx
-// ends. It returns when all of them have, with the Lease given back. list is called
-// at the begin of each term with the caches of that term.
+// ends. It returns when all of them have, or soon where one hangs, with the Lease given
+// back. list is called at the begin of each term with the caches of that term.
 func Run(ctx context.Context, c Config, list func(*caches.Shared) []Controller) error {
 	if c.Clock == nil {
 		c.Clock = clock.RealClock{}

@@ -36,11 +36,12 @@ type Config struct {
 type Node struct {
 	cfg Config
 
-	mu      sync.Mutex // guards the following
-	workers map[types.UID]*worker
+	mu      sync.Mutex            // guards the following
+	workers map[types.UID]*worker // that of endUnknown has no UID
 	pods    cache.SharedIndexInformer
 	synced  bool
 
+	ending  sync.Mutex // held by endUnknown
 	working sync.WaitGroup
 }
 
@@ -91,8 +92,15 @@ func (n *Node) Run(ctx context.Context) error {
 		}
 	}
 	handler, err := pods.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc:    seen,
-		UpdateFunc: func(_, o any) { seen(o) },
+		AddFunc: seen,
+		UpdateFunc: func(before, o any) {
+			// After a gap in the watch it may be another pod of the same name.
+			was, isPod := before.(*corev1.Pod)
+			if is, ok := o.(*corev1.Pod); ok && isPod && was.UID != is.UID {
+				n.miss(was.UID)
+			}
+			seen(o)
+		},
 		DeleteFunc: func(o any) {
 			if d, ok := o.(cache.DeletedFinalStateUnknown); ok {
 				o = d.Obj
@@ -149,10 +157,13 @@ func (n *Node) miss(uid types.UID) {
 
 // adoptOrphans finds workloads whose pods are gone, and has them stopped.
 func (n *Node) adoptOrphans(ctx context.Context) {
-	if len(n.cfg.Runtime.Workloads()) == 0 {
+	if len(n.cfg.Runtime.Workloads()) == 0 && len(n.cfg.Runtime.Unknown()) == 0 {
 		return
 	}
-	bound := n.bound(ctx)
+	bound := map[types.UID]bool{}
+	for _, pod := range n.bound(ctx) {
+		bound[pod.UID] = true
+	}
 	if ctx.Err() != nil {
 		return
 	}
@@ -167,20 +178,49 @@ func (n *Node) adoptOrphans(ctx context.Context) {
 		n.begin(ctx, w)
 		w.set(nil)
 	}
+	if len(n.cfg.Runtime.Unknown()) > 0 {
+		w := n.newWorker("", "orphans that nobody knows")
+		n.begin(ctx, w)
+		w.set(nil)
+	}
+}
+
+// endUnknown ends what runs, though the runtime can't tell what it is, for none of the
+// pods that the API has: as with orphans that are known, its addresses may be given away.
+func (n *Node) endUnknown(ctx context.Context) error {
+	n.ending.Lock()
+	defer n.ending.Unlock()
+	unknown := n.cfg.Runtime.Unknown()
+	if len(unknown) == 0 {
+		return nil
+	}
+	wanted := map[types.UID]bool{}
+	for _, pod := range n.bound(ctx) {
+		if o := metav1.GetControllerOf(&pod); o != nil {
+			wanted[o.UID] = true
+		}
+	}
+	if ctx.Err() != nil {
+		return ctx.Err() // the pods aren't known
+	}
+	var errs []error
+	for _, uid := range unknown {
+		if !wanted[uid] {
+			n.cfg.Log.Warn("stopping an unknown workload whose pod is gone", "controller", uid)
+			errs = append(errs, n.cfg.Runtime.EndUnknown(ctx, uid, orphanGrace))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // bound asks the API for the node's pods until it answers or ctx ends. An informer's first
 // list may be older than what an earlier daemon saw: the watch tells of the rest, and a
 // guest that was started last isn't to be stopped meanwhile.
-func (n *Node) bound(ctx context.Context) map[types.UID]bool {
+func (n *Node) bound(ctx context.Context) []corev1.Pod {
 	for pause := firstRetry; ; pause = min(2*pause, lastRetry) {
 		list, err := n.cfg.Client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{FieldSelector: n.selector()})
 		if err == nil {
-			out := make(map[types.UID]bool, len(list.Items))
-			for i := range list.Items {
-				out[list.Items[i].UID] = true
-			}
-			return out
+			return list.Items
 		}
 		if ctx.Err() != nil {
 			return nil

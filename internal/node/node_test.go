@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -34,6 +35,8 @@ type rack struct {
 	story []string
 	// unknown is why it can't be told whether a pod has a workload.
 	unknown error
+	// unseen are the controllers of the pods whose workloads nobody knows.
+	unseen []types.UID
 }
 
 func (r *rack) say(format string, args ...any) {
@@ -90,6 +93,20 @@ func (r *rack) Workloads() []Workload {
 		out = append(out, l)
 	}
 	return out
+}
+
+func (r *rack) Unknown() []types.UID {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.unseen)
+}
+
+func (r *rack) EndUnknown(_ context.Context, controller types.UID, _ time.Duration) error {
+	r.say("end %s", controller)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.unseen = slices.DeleteFunc(r.unseen, func(uid types.UID) bool { return uid == controller })
+	return nil
 }
 
 func (r *rack) get(uid types.UID) *fakeLoad {

@@ -18,11 +18,19 @@ type Runtime interface {
 	Start(ctx context.Context, pod *corev1.Pod) (Workload, error)
 	// Find gives the pod's workload if there is one, also one that an earlier
 	// daemon started or that has ended; nil: there is none. An error: that can't be
-	// told, and the pod is to stay as it is.
+	// told, and the pod is to stay as it is; but with ErrLost there is none any more.
 	Find(pod *corev1.Pod) (Workload, error)
 	// Workloads gives all there are.
 	Workloads() []Workload
+	// Unknown gives those of which only is known that they run, each by the UID of its
+	// pod's controller. Find gives an error for such a pod.
+	Unknown() []types.UID
+	// EndUnknown ends one of them, as a Workload's Stop does.
+	EndUnknown(ctx context.Context, controller types.UID, grace time.Duration) error
 }
+
+// ErrLost is in the error of a Find that knows why a workload is gone.
+var ErrLost = errors.New("the node lost the guest")
 
 // NoRuntime runs nothing: its pods stay Pending and say why.
 type NoRuntime struct{}
@@ -40,6 +48,14 @@ func (NoRuntime) Find(*corev1.Pod) (Workload, error) { return nil, nil }
 
 // Workloads implements Runtime.
 func (NoRuntime) Workloads() []Workload { return nil }
+
+// Unknown implements Runtime.
+func (NoRuntime) Unknown() []types.UID { return nil }
+
+// EndUnknown implements Runtime; it is never called.
+func (NoRuntime) EndUnknown(context.Context, types.UID, time.Duration) error {
+	return errors.ErrUnsupported
+}
 
 // Workload is what runs for one pod.
 type Workload interface {

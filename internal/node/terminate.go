@@ -118,10 +118,20 @@ func (w *worker) await(ctx context.Context, grace time.Duration) error {
 	}
 }
 
-// bury ends what is left of a pod that is gone from the API.
+// bury ends what is left of a pod that is gone from the API. It may have gone before the
+// worker looked for its workload, or while that couldn't be told.
 func (w *worker) bury(ctx context.Context) (done bool, err error) {
+	w.mu.Lock()
+	last := w.last
+	w.mu.Unlock()
+	if w.load == nil && last != nil && w.n.cfg.Runtime.Runs(last) {
+		if w.load, err = w.n.cfg.Runtime.Find(last); err != nil {
+			w.load = nil // unknown, or lost
+		}
+	}
 	if w.load == nil {
-		return true, nil
+		err := w.n.endUnknown(ctx)
+		return err == nil, err
 	}
 	if w.load.Observe().Phase == corev1.PodRunning {
 		w.log.Info("stopping a workload whose pod is gone")

@@ -1,8 +1,10 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -29,13 +31,15 @@ type worker struct {
 	log  *slog.Logger
 	wake chan struct{} // holds a token when pod changed
 
-	mu  sync.Mutex  // guards the following
-	pod *corev1.Pod // nil: gone from the API
+	mu   sync.Mutex  // guards the following
+	pod  *corev1.Pod // nil: gone from the API
+	last *corev1.Pod // what it was before; nil: it was gone at once
 
 	// The worker's own.
 	load    Workload
 	retry   time.Duration // the last pause after a failure
 	told    string        // the last failure that an event told
+	lost    string        // why there is no workload any more; "" where nothing tells
 	stopped bool          // the workload was stopped by us
 }
 
@@ -43,6 +47,9 @@ type worker struct {
 func (w *worker) set(pod *corev1.Pod) {
 	w.mu.Lock()
 	w.pod = pod
+	if pod != nil {
+		w.last = pod
+	}
 	w.mu.Unlock()
 	w.poke()
 }
@@ -131,7 +138,7 @@ func (w *worker) keep(ctx context.Context, pod *corev1.Pod) error {
 		return err
 	}
 	if w.load == nil && pod.Status.Phase == corev1.PodRunning {
-		const message = "the node lost the guest; its folder was removed while Portico wasn't running, or can't be read"
+		message := cmp.Or(w.lost, ErrLost.Error()+"; its folder was removed while Portico wasn't running")
 		w.tell(pod, "GuestLost", message)
 		return w.write(ctx, pod, failed(pod, n.cfg.HostIPs, "GuestLost", message, n.now()))
 	}
@@ -153,7 +160,13 @@ func (w *worker) find(pod *corev1.Pod) (err error) {
 	if w.load != nil || !w.n.cfg.Runtime.Runs(pod) {
 		return nil
 	}
-	if w.load, err = w.n.cfg.Runtime.Find(pod); err != nil {
+	w.lost = ""
+	w.load, err = w.n.cfg.Runtime.Find(pod)
+	if errors.Is(err, ErrLost) {
+		w.lost = err.Error()
+		return nil
+	}
+	if err != nil {
 		w.tell(pod, "GuestUnknown", err.Error())
 	}
 	return err

@@ -16,7 +16,8 @@ import (
 
 // Adopt finds the guests that an earlier daemon left: it takes over those that
 // run, notes the end of those that don't, and removes what was half made. An
-// error says what could not be set right; the rest is done all the same.
+// error says what could not be set right, and what helps; the rest is done all the
+// same.
 func (m *Manager) Adopt(ctx context.Context) error {
 	dirs, err := os.ReadDir(m.cfg.Dir)
 	if err != nil {
@@ -33,15 +34,13 @@ func (m *Manager) Adopt(ctx context.Context) error {
 		g, err := m.adopt(ctx, filepath.Join(m.cfg.Dir, d.Name()))
 		if err != nil {
 			err = fmt.Errorf("adopt the guest %s: %w", d.Name(), err)
-			errs = append(errs, err)
 		}
 		if g != nil {
 			m.remember(g)
 		} else if err != nil {
-			m.mu.Lock()
-			m.unknown[d.Name()] = err
-			m.mu.Unlock()
+			err = m.give(d.Name(), err)
 		}
+		errs = append(errs, err)
 	}
 	if ctx.Err() != nil {
 		// Which guests run isn't known, so no link may be taken from any.
@@ -54,12 +53,14 @@ func (m *Manager) Adopt(ctx context.Context) error {
 func (m *Manager) adopt(ctx context.Context, dir string) (*Guest, error) {
 	var s spec.Spec
 	err := restore(dir, specFile, &s)
-	if unread := (*fs.PathError)(nil); errors.As(err, &unread) && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err // it may be whole, and have its disks here
+	if errors.Is(err, fs.ErrNotExist) && bare(dir) {
+		return nil, m.clear(dir)
 	}
-	if err != nil || s.ID != filepath.Base(dir) {
-		m.cfg.Log.Warn("removing a half-made guest", "dir", dir, "err", err)
-		return nil, discard(dir)
+	if err == nil && s.ID != filepath.Base(dir) {
+		err = fmt.Errorf("read %s: it is the guest %q's", filepath.Join(dir, specFile), s.ID)
+	}
+	if err != nil {
+		return nil, err // it is no half-made one: its disks are here, and its QEMU may run
 	}
 	g := m.newGuest(s, dir)
 	var was end
@@ -69,9 +70,7 @@ func (m *Manager) adopt(ctx context.Context, dir string) (*Guest, error) {
 	var r running
 	err = restore(dir, processFile, &r)
 	if errors.Is(err, fs.ErrNotExist) {
-		// It never ran: it is noted before it does.
-		m.cfg.Log.Warn("removing a half-made guest", "dir", dir)
-		return nil, discard(dir)
+		return nil, m.clear(dir) // it never ran: it is noted before it does
 	}
 	if err != nil {
 		return nil, err
@@ -129,11 +128,7 @@ func (m *Manager) resume(caller context.Context, g *Guest) (*Guest, error) {
 			State: Failed, Reason: ReasonQEMUFailed, Started: g.status.Started, Ended: time.Now(), Accel: g.status.Accel,
 			Message: "QEMU didn't answer after Portico's restart and was killed: " + err.Error(),
 		}
-		killErr := g.proc.Kill()
-		if killErr == nil {
-			<-g.proc.Done()
-		}
-		g.proc.Release()
+		killErr := killed(g.proc)
 		return g.ended(s), killErr
 	}
 	if got.Status == "prelaunch" && !g.Spec.StartPaused {
@@ -160,36 +155,26 @@ func (m *Manager) resume(caller context.Context, g *Guest) (*Guest, error) {
 	return g, err
 }
 
-// discard removes a folder and whatever runs in it.
-func discard(dir string) error {
+// bare reports whether nothing is in a folder but what a crash leaves before the guest's
+// first file.
+func bare(dir string) bool {
+	entries, err := os.ReadDir(dir)
+	return err == nil && !slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() != specFile+".new" })
+}
+
+// clear removes a half-made guest's folder and a QEMU in it that nobody noted.
+func (m *Manager) clear(dir string) error {
+	m.cfg.Log.Warn("removing a half-made guest", "dir", dir)
 	return errors.Join(killAll(dir), os.RemoveAll(dir))
 }
 
-// killAll ends processes whose working directory is dir: QEMUs that nobody noted.
+// killAll ends the QEMUs that work in dir.
 func killAll(dir string) error {
-	pids, err := process.InDirectory(dir)
-	if err != nil {
-		return err
+	qemus, err := qemusIn(dir)
+	for _, p := range qemus {
+		err = errors.Join(err, killed(p))
 	}
-	for _, pid := range pids {
-		id, err := process.Identify(pid)
-		if err != nil {
-			continue // gone meanwhile
-		}
-		p, err := process.Find(id)
-		if err != nil {
-			continue
-		}
-		err = p.Kill()
-		if err == nil {
-			<-p.Done()
-		}
-		p.Release()
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	return err
 }
 
 // sweepLinks removes links of guests that don't run, but for those of which that isn't known.

@@ -8,6 +8,7 @@ const (
 	ReasonNoQEMU       = "QEMUMissing"
 	ReasonNoImage      = "ImageMissing"
 	ReasonBadDisk      = "BadDisk"
+	ReasonDamaged      = "GuestDamaged"
 	ReasonNoLink       = "NetworkFailed"
 	ReasonQEMUFailed   = "QEMUFailed"
 	ReasonHostRebooted = "HostRebooted"

@@ -2,7 +2,6 @@ package vm
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -11,6 +10,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"portico.dev/portico/internal/durable"
 	"portico.dev/portico/internal/vm/accel"
 	"portico.dev/portico/internal/vm/process"
 	"portico.dev/portico/internal/vm/serial"
@@ -51,20 +51,7 @@ func save(dir, name string, v any) error {
 	if err != nil {
 		return fmt.Errorf("write %s: %w", name, err)
 	}
-	tmp := filepath.Join(dir, name+".new")
-	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return fmt.Errorf("write %s: %w", name, err)
-	}
-	_, err = f.Write(append(b, '\n'))
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(tmp, filepath.Join(dir, name))
-	}
-	if err != nil {
-		return fmt.Errorf("write %s: %w", name, err)
-	}
-	return nil
+	return durable.WriteFile(filepath.Join(dir, name), append(b, '\n'))
 }
 
 // restore reads a state file; fs.ErrNotExist if there is none.

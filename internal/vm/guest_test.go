@@ -341,7 +341,9 @@ func TestAdoptStaleState(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(dir, "empty"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	stray := exec.Command("sleep", "300") // a QEMU that was started and never noted
+	qemu := filepath.Join(t.TempDir(), "qemu-system-test")
+	copyProgram(t, "sleep", qemu)
+	stray := exec.Command(qemu, "300") // a QEMU that was started and never noted
 	stray.Dir = filepath.Join(dir, "half")
 	p, err := process.Start(stray)
 	if err != nil {

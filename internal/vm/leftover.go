@@ -62,24 +62,63 @@ func KillLeftover(dir string) ([]int, error) {
 }
 
 func kill(pid int) error {
-	id, err := process.Identify(pid)
-	if errors.Is(err, process.ErrGone) {
-		return nil
-	}
-	if err != nil {
+	p, err := hold(pid, func() bool { return isQEMU(filepath.Join("/proc", strconv.Itoa(pid))) })
+	if p == nil {
 		return err
 	}
-	p, err := process.Find(id)
-	if errors.Is(err, process.ErrGone) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
+	return killed(p)
+}
+
+// killed ends a process, waits for its end and lets go of it.
+func killed(p *process.Process) error {
 	defer p.Release()
 	if err := p.Kill(); err != nil {
 		return err
 	}
 	<-p.Done()
 	return nil
+}
+
+// qemusIn holds the QEMUs that work in dir. There may be some with an error.
+func qemusIn(dir string) ([]*process.Process, error) {
+	dir, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return nil, err
+	}
+	pids, err := process.InDirectory(dir)
+	var qemus []*process.Process
+	for _, pid := range pids {
+		p, holdErr := hold(pid, func() bool {
+			return process.WorksIn(pid, dir) && isQEMU(filepath.Join("/proc", strconv.Itoa(pid)))
+		})
+		err = errors.Join(err, holdErr)
+		if p != nil {
+			qemus = append(qemus, p)
+		}
+	}
+	return qemus, err
+}
+
+// hold watches a process that is ours; nil: it is gone, or it isn't. It is looked at once
+// it is held, so that no other is taken for it that got its id.
+func hold(pid int, ours func() bool) (*process.Process, error) {
+	id, err := process.Identify(pid)
+	if errors.Is(err, process.ErrGone) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	p, err := process.Find(id)
+	if errors.Is(err, process.ErrGone) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if !ours() {
+		p.Release()
+		return nil, nil
+	}
+	return p, nil
 }

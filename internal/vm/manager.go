@@ -2,10 +2,8 @@ package vm
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -13,7 +11,6 @@ import (
 
 	"portico.dev/portico/internal/vm/accel"
 	"portico.dev/portico/internal/vm/link"
-	"portico.dev/portico/internal/vm/process"
 )
 
 // Links gives guests their network; *link.Manager does.
@@ -92,21 +89,6 @@ func (m *Manager) Guest(id string) (*Guest, bool) {
 	defer m.mu.Unlock()
 	g, ok := m.guests[id]
 	return g, ok && g != nil
-}
-
-// Unknown gives why Adopt couldn't take over a guest that runs still; nil: there is none.
-func (m *Manager) Unknown(id string) error {
-	m.mu.Lock()
-	err := m.unknown[id]
-	m.mu.Unlock()
-	if err == nil {
-		return nil
-	}
-	pids, lookErr := process.InDirectory(filepath.Join(m.cfg.Dir, id))
-	if errors.Is(lookErr, fs.ErrNotExist) || lookErr == nil && len(pids) == 0 {
-		return nil
-	}
-	return fmt.Errorf("%w; mend its files and restart the agent, or end its QEMU %v", err, pids)
 }
 
 // Console opens a session at a guest's serial console.

@@ -56,6 +56,9 @@ func (m *Manager) start(ctx context.Context, s spec.Spec) (_ *Guest, err error) 
 	if err != nil {
 		return nil, because(ReasonNoQEMU, err)
 	}
+	if err := m.Lost(s.ID); err != nil {
+		return nil, because(ReasonDamaged, err)
+	}
 	g := m.newGuest(s, filepath.Join(m.cfg.Dir, s.ID))
 	var undo undoes
 	defer func() {

@@ -51,7 +51,8 @@ func DefaultTiming() Timing {
 
 // Run contends for the Lease until ctx ends, and calls lead each time it is won.
 // The context given to lead ends when the Lease is lost or ctx ends; lead must
-// then return. Run waits for it, gives the Lease back and returns nil.
+// then return. Run waits for it, gives the Lease back and returns nil. When ctx has
+// ended it doesn't wait for a job that hangs longer than one has whose Lease is lost.
 func Run(ctx context.Context, c Config, lead func(context.Context)) error {
 	if c.Timing == (Timing{}) {
 		c.Timing = DefaultTiming()
@@ -76,6 +77,12 @@ func (c *Config) term(ctx context.Context, lead func(context.Context)) error {
 	electorCtx, letGo := context.WithCancel(context.WithoutCancel(ctx))
 	defer letGo()
 
+	// A job that hangs gets the time it would have if the Lease couldn't be renewed: from
+	// the Deadline until others take over. Its context has ended, so it writes no more.
+	patience, loseIt := context.WithCancel(context.WithoutCancel(ctx))
+	defer loseIt()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(c.Timing.Duration-c.Timing.Deadline, loseIt) })()
+
 	var mu sync.Mutex
 	var job chan struct{} // guarded by mu; closed when the job has returned
 	over := false         // guarded by mu; the term ended before the job began
@@ -96,14 +103,20 @@ func (c *Config) term(ctx context.Context, lead func(context.Context)) error {
 		c.Log.Info("leading", "lease", c.Namespace+"/"+c.Name, "identity", c.Identity)
 		lead(jobCtx)
 	}
-	// wait returns when no job runs and none will begin.
-	wait := func() {
+	// wait returns when no job runs and none will begin, or, false, when patience is over.
+	wait := func() bool {
 		mu.Lock()
 		over = true
 		running := job
 		mu.Unlock()
-		if running != nil {
-			<-running
+		if running == nil {
+			return true
+		}
+		select {
+		case <-running:
+			return true
+		case <-patience.Done():
+			return false
 		}
 	}
 	elector, err := c.elector(start, func() {
@@ -118,7 +131,9 @@ func (c *Config) term(ctx context.Context, lead func(context.Context)) error {
 	})
 	elector.Run(electorCtx)
 	stop()
-	wait()
+	if !wait() {
+		c.Log.Error("what leads doesn't end, and is no longer waited for", "lease", c.Namespace+"/"+c.Name)
+	}
 	if ctx.Err() != nil && elector.IsLeader() {
 		c.giveBack(ctx)
 	}

@@ -91,6 +91,29 @@ func TestReleaseWaitsForTheJob(t *testing.T) {
 	}
 }
 
+// A job that hangs when the process is to end doesn't keep the Lease, nor the process.
+func TestReleaseOfAJobThatHangs(t *testing.T) {
+	client := fake.NewClientset()
+	c := config(client, "a")
+	c.Timing = Timing{Duration: time.Hour, Deadline: time.Hour - 100*time.Millisecond, Retry: 20 * time.Millisecond}
+	k := contend(t, c)
+	<-k.began
+	k.stop()
+	select {
+	case err := <-k.returned:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("it waits for the job")
+	}
+	if got := holder(t, client); got != "" {
+		t.Errorf("the Lease is still %q's", got)
+	}
+	close(k.hold)
+	<-k.ended
+}
+
 // After a crash the same identity goes on without waiting for the Lease to end.
 func TestSameIdentityGoesOn(t *testing.T) {
 	client := fake.NewClientset()

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -85,7 +86,28 @@ func (m *Machines) Find(pod *corev1.Pod) (node.Workload, error) {
 			return m.loadOf(g, wasReady(pod)), nil
 		}
 	}
-	return nil, m.cfg.VM.Unknown(string(instanceOf(pod).UID)) // a guest's id is its instance's UID
+	id := string(instanceOf(pod).UID) // a guest's id is its instance's UID
+	if err := m.cfg.VM.Unknown(id); err != nil {
+		return nil, err
+	}
+	if err := m.cfg.VM.Lost(id); err != nil {
+		return nil, fmt.Errorf("%w: %w", node.ErrLost, err)
+	}
+	return nil, nil
+}
+
+// Unknown implements node.Runtime.
+func (m *Machines) Unknown() []types.UID {
+	var out []types.UID
+	for _, id := range m.cfg.VM.UnknownGuests() {
+		out = append(out, types.UID(id))
+	}
+	return out
+}
+
+// EndUnknown implements node.Runtime.
+func (m *Machines) EndUnknown(ctx context.Context, instance types.UID, grace time.Duration) error {
+	return m.cfg.VM.EndUnknown(ctx, string(instance), grace)
 }
 
 // Workloads implements node.Runtime.

@@ -76,17 +76,31 @@ func InDirectory(dir string) ([]int, error) {
 	if err != nil {
 		return nil, err
 	}
-	links, err := filepath.Glob("/proc/[0-9]*/cwd")
+	procs, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
 		return nil, err
 	}
 	var pids []int
-	for _, l := range links {
-		if to, err := os.Readlink(l); err == nil && to == dir {
-			if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(l))); err == nil {
-				pids = append(pids, pid)
-			}
+	for _, proc := range procs {
+		if pid, err := strconv.Atoi(filepath.Base(proc)); err == nil && WorksIn(pid, dir) {
+			pids = append(pids, pid)
 		}
 	}
 	return pids, nil
+}
+
+// WorksIn reports whether a process has dir as working directory: that very folder, for in
+// another mount namespace its path may be another's. The paths are compared first, since to
+// look at a folder may take forever where it is on a network.
+func WorksIn(pid int, dir string) bool {
+	cwd := filepath.Join("/proc", strconv.Itoa(pid), "cwd")
+	if to, err := os.Readlink(cwd); err != nil || to != dir {
+		return false
+	}
+	have, err := os.Stat(cwd)
+	if err != nil {
+		return false
+	}
+	want, err := os.Stat(dir)
+	return err == nil && os.SameFile(have, want)
 }

@@ -1,7 +1,10 @@
 package process
 
 import (
+	"bufio"
 	"errors"
+	"fmt"
+	"os"
 	"os/exec"
 	"slices"
 	"testing"
@@ -77,5 +80,34 @@ func TestReleaseLeavesItRunning(t *testing.T) {
 func TestMissingProgram(t *testing.T) {
 	if _, err := Start(exec.Command("/nowhere/qemu")); err == nil {
 		t.Error("a program that isn't there started")
+	}
+}
+
+// TestInDirectoryOfAnotherNamespace shows that who works in a folder of the same path, in
+// another mount namespace, isn't found.
+func TestInDirectoryOfAnotherNamespace(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("a mount namespace needs root")
+	}
+	dir, other := t.TempDir(), t.TempDir()
+	cmd := exec.Command("unshare", "-m", "sh", "-c", `mount --bind "$0" "$1" && cd "$1" && echo there && exec sleep 300`, other, dir)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stranger, err := Start(cmd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stranger.Release()
+	defer func() { _ = stranger.Kill() }()
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "there\n" {
+		t.Fatalf("it said %q, %v", line, err)
+	}
+	if to, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", stranger.ID.PID)); to != dir {
+		t.Fatalf("it works in %s, %v: nothing to tell apart", to, err)
+	}
+	if pids, err := InDirectory(dir); err != nil || len(pids) > 0 {
+		t.Errorf("found %v, %v", pids, err)
 	}
 }
