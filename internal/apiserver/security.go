@@ -136,18 +136,29 @@ func addSecurity(s registry.Set, scheme *runtime.Scheme, options generic.RESTOpt
 }
 
 // bootstrapPoll is short, for a start waits for it.
-const bootstrapPoll = 50 * time.Millisecond
+const bootstrapPoll = 10 * time.Millisecond
 
-// bootstrapRBAC makes the default roles once the server answers, and holds its
-// readiness back until they, and all that was stored before, count.
+// bootstrapRBAC makes the default roles once the server answers, and holds its readiness
+// back until they, and all that was stored before, count: the authorizer may have looked
+// before they were made, and then learns of them by its watch, a moment later.
 func (sec *security) bootstrapRBAC(main *genericapiserver.GenericAPIServer, kube clientset.Interface, followed func() bool) error {
 	return main.AddPostStartHook("rbac/bootstrap-roles", func(hook genericapiserver.PostStartHookContext) error {
+		var stored authz.Defaults
 		made := false
 		// Its only error is the end of the server. A failure says that the listener isn't
 		// ready yet, the store ails, or another server was faster: it is tried again.
 		_ = wait.PollUntilContextCancel(hook, bootstrapPoll, true, func(ctx context.Context) (bool, error) {
-			made = made || authz.Bootstrap(ctx, kube.RbacV1()) == nil
-			return made && followed(), nil
+			if !made {
+				var err error
+				stored, err = authz.Bootstrap(ctx, kube.RbacV1())
+				made = err == nil
+			}
+			if !made || !followed() {
+				return false, nil
+			}
+			// What the authorizer doesn't see may have been changed since: it is read again.
+			made = sec.rules.Sees(stored)
+			return made, nil
 		})
 		return nil
 	})

@@ -19,6 +19,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"portico.dev/portico/internal/apiserver/apitest"
+	"portico.dev/portico/internal/core/rbac"
 )
 
 var (
@@ -113,6 +114,38 @@ func mayRead(t testing.TB, s *apitest.Server, user, namespace string) bool {
 		t.Fatal(err)
 	}
 	return r.Status.Allowed
+}
+
+// A ready server allows what its default bindings grant: on its first start, and on that of
+// a version which has more of them than the store.
+func TestReadyServerKnowsDefaultBindings(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	const binding, role = "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient", "system:node"
+	for start := range 5 {
+		s := apitest.StartIn(t, dir)
+		for _, asked := range []authorizationv1.ResourceAttributes{
+			{Verb: "create", Group: "certificates.k8s.io", Resource: "certificatesigningrequests", Subresource: "selfnodeclient"},
+			{Verb: "create", Resource: "nodes"},
+		} {
+			r, err := s.Kube.AuthorizationV1().SubjectAccessReviews().Create(ctx, &authorizationv1.SubjectAccessReview{
+				Spec: authorizationv1.SubjectAccessReviewSpec{Groups: []string{rbac.NodesGroup}, ResourceAttributes: &asked},
+			}, create)
+			if err != nil || !r.Status.Allowed {
+				t.Errorf("start %d: nodes may not %s %s: %v, %+v", start, asked.Verb, asked.Resource, err, r.Status)
+			}
+		}
+		// What an older version's store looks like.
+		ok(t, "take a binding away", s.Kube.RbacV1().ClusterRoleBindings().Delete(ctx, binding, metav1.DeleteOptions{}))
+		r, err := s.Kube.RbacV1().ClusterRoles().Get(ctx, role, get)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Rules = r.Rules[:1]
+		_, err = s.Kube.RbacV1().ClusterRoles().Update(ctx, r, update)
+		ok(t, "take a role's rules away", err)
+		s.Stop()
+	}
 }
 
 func TestDefaultRoles(t *testing.T) {

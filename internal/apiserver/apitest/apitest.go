@@ -4,15 +4,12 @@ package apitest
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"net"
 	"net/netip"
 	"testing"
 	"time"
 
-	authorizationv1 "k8s.io/api/authorization/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -21,7 +18,6 @@ import (
 	"portico.dev/portico/internal/apiserver/certs"
 	"portico.dev/portico/internal/apiserver/claims"
 	"portico.dev/portico/internal/apiserver/etcd"
-	"portico.dev/portico/internal/core/rbac"
 )
 
 // readyTimeout is generous: with the race detector on two busy cores a start takes
@@ -147,7 +143,7 @@ func (s *Server) waitReady(t testing.TB) {
 	for {
 		body, err := s.Kube.CoreV1().RESTClient().Get().AbsPath("/readyz").DoRaw(ctx)
 		if err == nil {
-			break
+			return
 		}
 		select {
 		case <-ctx.Done():
@@ -155,24 +151,6 @@ func (s *Server) waitReady(t testing.TB) {
 		case <-ticker.C:
 		}
 	}
-	Eventually(t, "the default bindings count", s.bindingsCount)
-}
-
-// bindingsCount asks for what the last default binding grants: a ready server has made
-// them all, but where its authorizer's first look came earlier it sees them a moment later.
-func (s *Server) bindingsCount() error {
-	review, err := s.Kube.AuthorizationV1().SubjectAccessReviews().Create(context.Background(), &authorizationv1.SubjectAccessReview{
-		Spec: authorizationv1.SubjectAccessReviewSpec{Groups: []string{rbac.NodesGroup}, ResourceAttributes: &authorizationv1.ResourceAttributes{
-			Verb: "create", Group: "certificates.k8s.io", Resource: "certificatesigningrequests", Subresource: "selfnodeclient",
-		}},
-	}, metav1.CreateOptions{})
-	if err != nil {
-		return err
-	}
-	if !review.Status.Allowed {
-		return errors.New("nodes may not renew their certificates")
-	}
-	return nil
 }
 
 // patience only bounds tests that fail: a reflector's pause alone may be 26 s once an API

@@ -6,5 +6,5 @@
 // roles and bindings at the start of a server.
 //
 // A changed binding counts once its watch event is here, some milliseconds after
-// the write.
+// the write. A server isn't ready before the default ones count.
 package authz

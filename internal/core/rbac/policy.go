@@ -144,6 +144,15 @@ func (p *Policy) Role(ref Ref) (rules []rbacv1.PolicyRule, ok bool) {
 	return rules, ok
 }
 
+// Binding gives a binding's role and for whom it is.
+func (p *Policy) Binding(ref Ref) (role Ref, subjects []rbacv1.Subject, ok bool) {
+	b := p.bindings[ref]
+	if b == nil {
+		return Ref{}, nil, false
+	}
+	return b.role, b.subjects, true
+}
+
 // visit goes through the bindings of a user and its groups, the cluster's first,
 // until do returns false.
 func (p *Policy) visit(u User, namespace string, do func(*binding, subject) bool) {
