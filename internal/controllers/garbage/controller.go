@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -63,9 +64,10 @@ type reference struct {
 
 type controller struct {
 	Deps
-	queue  *work.Queue[item]
-	absent *lru.Cache    // of references
-	poke   chan struct{} // a CustomResourceDefinition changed
+	queue   *work.Queue[item]
+	absent  *lru.Cache    // of references
+	poke    chan struct{} // a CustomResourceDefinition changed
+	judging atomic.Bool   // the queue is worked on, which it isn't at first
 
 	mu       sync.RWMutex
 	served   *resources.Served                 // guarded by mu
@@ -89,6 +91,7 @@ func Run(ctx context.Context, d Deps) error {
 		return err
 	}
 	c.awaitCaches(ctx)
+	c.judging.Store(true)
 	var wg sync.WaitGroup
 	wg.Go(func() { c.follow(ctx) })
 	c.queue.Run(ctx, workers, c.process)

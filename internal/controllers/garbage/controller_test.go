@@ -22,12 +22,17 @@ import (
 	discoveryfake "k8s.io/client-go/discovery/fake"
 	"k8s.io/client-go/metadata/fake"
 	clienttesting "k8s.io/client-go/testing"
+	"k8s.io/utils/clock"
+	clocktesting "k8s.io/utils/clock/testing"
 	"k8s.io/utils/lru"
 
 	"portico.dev/portico/internal/controllers/resources"
 )
 
-var configMaps = schema.GroupVersionResource{Version: "v1", Resource: "configmaps"}
+var (
+	configMaps = schema.GroupVersionResource{Version: "v1", Resource: "configmaps"}
+	widgets    = schema.GroupVersionResource{Group: "example.org", Version: "v1", Resource: "widgets"}
+)
 
 // thing is a ConfigMap; owners are names, "name" or "Kind/name" or "name=uid".
 func thing(name string, owners ...string) *object {
@@ -62,6 +67,10 @@ type fixture struct {
 }
 
 func start(t *testing.T, prepare func(*fake.FakeMetadataClient), objects ...*object) *fixture {
+	return startAt(t, clock.RealClock{}, prepare, objects...)
+}
+
+func startAt(t *testing.T, clk clock.WithTicker, prepare func(*fake.FakeMetadataClient), objects ...*object) *fixture {
 	scheme := fake.NewTestScheme()
 	if err := metav1.AddMetaToScheme(scheme); err != nil {
 		t.Fatal(err)
@@ -78,7 +87,7 @@ func start(t *testing.T, prepare func(*fake.FakeMetadataClient), objects ...*obj
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() {
-		done <- Run(ctx, Deps{Metadata: client, Discovery: serving(), Log: slog.New(slog.DiscardHandler)})
+		done <- Run(ctx, Deps{Metadata: client, Discovery: serving(), Log: slog.New(slog.DiscardHandler), Clock: clk})
 	}()
 	t.Cleanup(func() {
 		cancel()
@@ -89,15 +98,13 @@ func start(t *testing.T, prepare func(*fake.FakeMetadataClient), objects ...*obj
 	return &fixture{T: t, client: client}
 }
 
-// serving is an API with ConfigMaps.
+// serving is an API with ConfigMaps and Widgets.
 func serving() *discoveryfake.FakeDiscovery {
-	return &discoveryfake.FakeDiscovery{Fake: &clienttesting.Fake{Resources: []*metav1.APIResourceList{{
-		GroupVersion: "v1",
-		APIResources: []metav1.APIResource{{
-			Name: "configmaps", Kind: "ConfigMap", Namespaced: true,
-			Verbs: metav1.Verbs{"get", "list", "watch", "delete", "patch"},
-		}},
-	}}}}
+	verbs := metav1.Verbs{"get", "list", "watch", "delete", "patch"}
+	return &discoveryfake.FakeDiscovery{Fake: &clienttesting.Fake{Resources: []*metav1.APIResourceList{
+		{GroupVersion: "v1", APIResources: []metav1.APIResource{{Name: "configmaps", Kind: "ConfigMap", Namespaced: true, Verbs: verbs}}},
+		{GroupVersion: "example.org/v1", APIResources: []metav1.APIResource{{Name: "widgets", Kind: "Widget", Namespaced: true, Verbs: verbs}}},
+	}}}
 }
 
 // writeAfterWatch refuses writes until the watch has begun: the fake server has no
@@ -214,6 +221,38 @@ func TestWrongReferenceToALivingOwner(t *testing.T) {
 			t.Errorf("%s in %s: %v, %v", dependent.ref.Name, dependent.namespace, is, err)
 		}
 	}
+}
+
+// API-09: an owner that goes before its kind's first list is told by nobody. Its dependents,
+// which were judged while it lived, are looked at as soon as the list is here.
+func TestOwnerGoesBeforeItsKindIsListed(t *testing.T) {
+	var listable atomic.Bool
+	var judged atomic.Int32
+	widget := func(name string) *object {
+		w := thing(name)
+		w.TypeMeta = metav1.TypeMeta{APIVersion: "example.org/v1", Kind: "Widget"}
+		return w
+	}
+	clk := clocktesting.NewFakeClock(time.Now()) // it steps past startWait
+	f := startAt(t, clk, func(c *fake.FakeMetadataClient) {
+		c.PrependReactor("list", "widgets", func(clienttesting.Action) (bool, runtime.Object, error) {
+			return !listable.Load(), nil, apierrors.NewServiceUnavailable("not yet")
+		})
+		c.PrependReactor("get", "widgets", func(clienttesting.Action) (bool, runtime.Object, error) {
+			judged.Add(1)
+			return false, nil, nil
+		})
+	}, widget("root"), widget("other"), thing("child", "Widget/root"), thing("kept", "Widget/other"))
+	for judged.Load() < 2 && t.Context().Err() == nil {
+		clk.Step(startWait)
+		time.Sleep(time.Millisecond)
+	}
+	if err := f.client.Resource(widgets).Namespace("ns").Delete(t.Context(), "root", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	f.until("child<root kept<other")
+	listable.Store(true)
+	f.until("kept<other")
 }
 
 // API-09: foreground deletion waits for the dependents that block.

@@ -69,6 +69,7 @@ func (k *known) suspicious() bool { return k.waiting || k.orphaner }
 type objects struct {
 	seen   func(old, now *known)
 	gone   func(*known)
+	full   func()        // told once, after filled
 	filled chan struct{} // closed when all that there were have been seen
 	seed   maphash.Seed
 
@@ -77,9 +78,9 @@ type objects struct {
 	byOwner map[uint16][]*known // guarded by mu; by a part of the owner's hash: a list for each would cost as much as the objects
 }
 
-func newObjects(seen func(old, now *known), gone func(*known)) *objects {
+func newObjects(seen func(old, now *known), gone func(*known), full func()) *objects {
 	return &objects{
-		seen: seen, gone: gone, filled: make(chan struct{}), seed: maphash.MakeSeed(),
+		seen: seen, gone: gone, full: full, filled: make(chan struct{}), seed: maphash.MakeSeed(),
 		byName: map[name]*known{}, byOwner: map[uint16][]*known{},
 	}
 }
@@ -211,6 +212,7 @@ func (s *objects) Replace(list []any, _ string) error {
 	case <-s.filled:
 	default:
 		close(s.filled)
+		s.full()
 	}
 	return nil
 }

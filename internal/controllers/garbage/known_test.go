@@ -21,6 +21,7 @@ func TestObjectsTell(t *testing.T) {
 			told = append(told, text)
 		},
 		func(k *known) { told = append(told, "gone "+string(k.uid)) },
+		func() { told = append(told, "full") },
 	)
 	other := thing("b", "y", "x", "x") // of a second owner, and twice of the first
 	again := thing("a")
@@ -36,7 +37,7 @@ func TestObjectsTell(t *testing.T) {
 		told       string
 		dependents string // of x
 	}{
-		{func() error { return s.Replace([]any{thing("a", "x"), thing("b")}, "1") }, "seen a, seen b", "a"},
+		{func() error { return s.Replace([]any{thing("a", "x"), thing("b")}, "1") }, "seen a, full, seen b", "a"},
 		{func() error { return s.Update(other) }, "seen b again", "a b"},
 		{func() error { return s.Update(thing("b", "y")) }, "seen b again", "a"},
 		{func() error { return s.Add(thing("c", "x")) }, "seen c", "a c"},
@@ -72,7 +73,7 @@ func TestObjectsTell(t *testing.T) {
 
 // Owners that share a bucket don't share dependents.
 func TestDependentsAreOfOneOwner(t *testing.T) {
-	s := newObjects(func(_, _ *known) {}, func(*known) {})
+	s := newObjects(func(_, _ *known) {}, func(*known) {}, func() {})
 	const n = 5000
 	for i := range n {
 		if err := s.Add(thing(fmt.Sprint(i), fmt.Sprint("owner-", i))); err != nil {

@@ -33,6 +33,7 @@ func (c *controller) start(ctx context.Context, r resources.Resource) *monitor {
 	m.objects = newObjects(
 		func(old, now *known) { c.seen(m, old, now) },
 		func(k *known) { c.gone(m, k) },
+		func() { c.full(m) },
 	)
 	client := c.Metadata.Resource(r.GroupVersionResource)
 	reads := cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{
@@ -82,6 +83,33 @@ func (c *controller) gone(m *monitor, k *known) {
 		c.queue.Add(d.monitor.item(d.known))
 	}
 	c.wakeOwners(k)
+}
+
+// full looks again at the objects whose owners of this kind aren't among those that there
+// are: whatever was judged, or settled by an earlier watch of the kind, before this one had
+// its list. Nobody tells of an owner that went until then.
+//
+// No object slips through: one that is judged later finds the filled cache, and is told of
+// all that goes; one that is being judged now is judged once more.
+func (c *controller) full(m *monitor) {
+	if !c.judging.Load() {
+		return // all that is suspicious is still in the queue
+	}
+	for _, of := range c.all() {
+		for _, k := range of.objects.all() {
+			if !k.ending && c.names(k, m) && !c.ownersSeen(k) {
+				c.queue.Add(of.item(k))
+			}
+		}
+	}
+}
+
+// names says whether the object has an owner of the monitor's kind.
+func (c *controller) names(k *known, m *monitor) bool {
+	return slices.ContainsFunc(k.owners, func(o owner) bool {
+		_, of, ok := c.resourceOf(o.groupKind())
+		return ok && of == m
+	})
 }
 
 func sameBlock(a, b owner) bool { return a.uid == b.uid && a.blocks == b.blocks }
