@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"path/filepath"
 	"time"
@@ -110,7 +111,12 @@ func (n *nodeRun) openGuests() (_ *vm.Manager, closeAll func(), err error) {
 		links.Close()
 		return nil, nil, err
 	}
-	if err := guests.Adopt(n.ctx); err != nil {
+	if err := guests.Adopt(n.ctx); errors.Is(err, vm.ErrUnlisted) {
+		// Their pods would be taken for those of lost guests.
+		guests.Close()
+		links.Close()
+		return nil, nil, err
+	} else if err != nil {
 		n.log.Warn("Not every guest of the last run could be taken over", "error", err)
 	}
 	return guests, func() {

@@ -17,11 +17,11 @@ import (
 // Adopt finds the guests that an earlier daemon left: it takes over those that
 // run, notes the end of those that don't, and removes what was half made. An
 // error says what could not be set right, and what helps; the rest is done all the
-// same.
+// same, but with ErrUnlisted nothing was.
 func (m *Manager) Adopt(ctx context.Context) error {
 	dirs, err := os.ReadDir(m.cfg.Dir)
 	if err != nil {
-		return fmt.Errorf("adopt guests: %w", err)
+		return fmt.Errorf("%w: %w", ErrUnlisted, err)
 	}
 	var errs []error
 	for _, d := range dirs {

@@ -23,6 +23,9 @@ var (
 	ErrExists = errors.New("the guest exists already")
 	// ErrNotRunning says that the guest has ended or is gone.
 	ErrNotRunning = errors.New("the guest isn't running")
+	// ErrUnlisted says that the guests' folder can't be listed: for all that is known, any
+	// of them may run.
+	ErrUnlisted = errors.New("which guests run can't be told")
 )
 
 // reasonError gives an error one of the reasons above.

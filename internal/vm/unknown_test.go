@@ -170,3 +170,18 @@ func TestUnknownGuestStops(t *testing.T) {
 		t.Errorf("afterwards unknown: %v, lost: %v", next.Unknown("unknown"), next.Lost("unknown"))
 	}
 }
+
+// TestAdoptUnlisted shows that a folder that can't be listed isn't taken for an empty one.
+func TestAdoptUnlisted(t *testing.T) {
+	guests := filepath.Join(t.TempDir(), "guests")
+	m, err := Open(Config{Dir: guests, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Remove(guests), os.WriteFile(guests, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Adopt(t.Context()); !errors.Is(err, ErrUnlisted) {
+		t.Errorf("adopted with %v", err)
+	}
+}
