@@ -38,6 +38,7 @@ With --only dns it is the cluster's DNS server and nothing else: it changes noth
 this host, and needs no privilege where it may listen.`,
 		Example: `  portico agent
   portico agent --kubeconfig /etc/portico/kubeconfig
+  portico agent --nodeport-addresses 192.0.2.0/24,2001:db8::/64
   portico agent --only dns --kubeconfig /etc/portico/kubeconfig --dns-listen 169.254.20.10`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {

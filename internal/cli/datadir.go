@@ -169,8 +169,9 @@ type runRecord struct {
 
 	NodeRoutes string `json:"nodeRoutes,omitempty"` // --node-routes
 
-	NodeIPs    []netip.Addr `json:"nodeIP,omitempty"`     // as given
-	Kubeconfig string       `json:"kubeconfig,omitempty"` // of an agent whose API is elsewhere
+	NodeIPs    []netip.Addr   `json:"nodeIP,omitempty"`            // as given
+	NodePorts  []netip.Prefix `json:"nodePortAddresses,omitempty"` // none: the primary addresses
+	Kubeconfig string         `json:"kubeconfig,omitempty"`        // of an agent whose API is elsewhere
 
 	MasqueradeBit  int  `json:"masqueradeBit"`
 	LocalNodePorts bool `json:"localNodePorts,omitempty"`
@@ -199,7 +200,7 @@ func (o *options) writeRunRecord() error {
 	}
 	raw, err := json.MarshalIndent(runRecord{
 		NodeName: o.nodeName, Agent: !o.noAgent, Namespace: namespace, Boot: boot, DataPlane: o.dataplane, VM: o.vm,
-		Services: o.services, Cluster: o.cluster, Guests: o.guests, NodeRoutes: o.nodeRoutes.mode, NodeIPs: o.nodeIPs, Kubeconfig: kubeconfig,
+		Services: o.services, Cluster: o.cluster, Guests: o.guests, NodeRoutes: o.nodeRoutes.mode, NodeIPs: o.nodeIPs, NodePorts: o.nodePortRanges, Kubeconfig: kubeconfig,
 		MasqueradeBit: o.masqueradeBit, LocalNodePorts: o.localNodePorts, IPVSScheduler: o.ipvs.scheduler, IPVSExclude: o.ipvs.excluded, Limited: o.lacks != nil,
 	}, "", "  ")
 	if err != nil {

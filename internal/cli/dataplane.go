@@ -180,7 +180,11 @@ func (d *dataplaneRun) wants(ctx context.Context) (*intent, error) {
 	if err != nil {
 		return nil, err
 	}
-	plane := dataplane.New(nil, dataplane.Options{NodeAddresses: addrs.All(), ServiceRanges: d.last.Services})
+	nodePorts, err := routes.NodePortAddresses(d.last.NodePorts, addrs)
+	if err != nil {
+		return nil, err
+	}
+	plane := dataplane.New(nil, dataplane.Options{NodeAddresses: nodePorts, ServiceRanges: d.last.Services})
 	config := routes.Config{Services: d.last.Services, Cluster: d.last.Cluster, Guests: d.last.Guests}
 	ranges := agent.Ranges{Default: d.last.Services, To: func(all []netip.Prefix) {
 		usable, err := routes.UsableServices(config, all)

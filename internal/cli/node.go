@@ -85,6 +85,7 @@ type nodeRun struct {
 	kube      kubernetes.Interface
 	watches   *agent.Watches
 	addresses routes.Addresses
+	nodePorts []netip.Addr // where node ports answer at first
 	podCIDRs  []netip.Prefix
 	network   *routes.Network
 	peers     *peers.Keeper // nil with --node-routes none
@@ -175,7 +176,10 @@ func (n *nodeRun) prepare() (err error) {
 	if err := n.readAhead(); err != nil {
 		return err
 	}
-	n.addresses, err = routes.PrimaryAddresses(n.o.nodeIPs)
+	if n.addresses, err = routes.PrimaryAddresses(n.o.nodeIPs); err != nil {
+		return err
+	}
+	n.nodePorts, err = routes.NodePortAddresses(n.o.nodePortRanges, n.addresses)
 	return err
 }
 
@@ -273,7 +277,7 @@ func (n *nodeRun) startServices() (err error) {
 		if err != nil {
 			return err
 		}
-		n.plane = dataplane.New(backend, dataplane.Options{Logger: n.log, NodeAddresses: n.addresses.All(), ServiceRanges: n.o.services})
+		n.plane = dataplane.New(backend, dataplane.Options{Logger: n.log, NodeAddresses: n.nodePorts, ServiceRanges: n.o.services})
 		consumers = append(consumers, n.plane)
 		n.start("data plane", func(ctx context.Context) error {
 			defer backend.Close() //nolint:errcheck // rules stay; only sockets are closed
@@ -282,7 +286,7 @@ func (n *nodeRun) startServices() (err error) {
 		if n.o.lacks == nil {
 			n.start("earlier data planes", n.removeOthers)
 		}
-		n.checks = healthcheck.New(healthcheck.Options{Addresses: n.addresses.All(), Healthy: n.plane.Healthy, Logger: n.log})
+		n.checks = healthcheck.New(healthcheck.Options{Addresses: n.nodePorts, Healthy: n.plane.Healthy, Logger: n.log})
 		consumers = append(consumers, n.checks)
 		n.start("health check node ports", n.checks.Run)
 	}
@@ -334,11 +338,7 @@ func (n *nodeRun) startRegistration(reg *register.Registration) {
 	changes := make(chan []netip.Addr)
 	n.start("node registration", func(ctx context.Context) error { return reg.Run(ctx, changes, n.healthy) })
 	n.start("host addresses", func(ctx context.Context) error {
-		return routes.WatchPrimary(ctx, n.o.nodeIPs, n.log, func(a routes.Addresses) {
-			if n.plane != nil {
-				n.plane.SetNodeAddresses(a.All())
-				n.checks.SetAddresses(a.All())
-			}
+		return routes.WatchAddresses(ctx, n.o.nodeIPs, n.o.nodePortRanges, n.log, n.setNodePorts, func(a routes.Addresses) {
 			if n.peers != nil {
 				n.peers.SetAddresses(a.All())
 			}
@@ -353,6 +353,14 @@ func (n *nodeRun) startRegistration(reg *register.Registration) {
 			}
 		})
 	})
+}
+
+// setNodePorts has node ports answer at other addresses.
+func (n *nodeRun) setNodePorts(at []netip.Addr) {
+	if n.plane != nil {
+		n.plane.SetNodeAddresses(at)
+		n.checks.SetAddresses(at)
+	}
 }
 
 // healthy says why this node should take no guests.

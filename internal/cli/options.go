@@ -34,6 +34,7 @@ type options struct {
 	dataDir, listen, advertise             string
 	serviceCIDR, clusterCIDR, guestCIDR    string
 	nodePortRange, clusterDomain           string
+	nodePorts                              string
 	dataplane, vm, nodeName, nodeIP, group string
 	kubeconfig, only                       string // of `portico agent`
 	auditLog, metrics, announce            string
@@ -50,6 +51,7 @@ type options struct {
 	// parsed by complete
 	services, cluster, guests []netip.Prefix
 	firstPort, lastPort       uint16
+	nodePortRanges            []netip.Prefix // nil: the primary addresses
 	nodeIPs, advertised       []netip.Addr
 	listenAddr                netip.AddrPort
 
@@ -73,6 +75,7 @@ func (o *options) nodeFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.vm, "vm", "auto", "how guests run: auto, kvm, tcg (software emulation) or off")
 	f.StringVar(&o.nodeName, "node-name", "", "`name` of this node (default: the host's name)")
 	f.StringVar(&o.nodeIP, "node-ip", "", "`addresses` of this node, one per family (default: those of the default route)")
+	f.StringVar(&o.nodePorts, "nodeport-addresses", routes.PrimaryOnly, "where node ports answer: at the primary addresses (--node-ip), or at this host's addresses in these `ranges`, such as 192.0.2.0/24,2001:db8::/64")
 	f.StringVar(&o.group, "cgroup", "", "cgroup v2 `folder` whose processes are this node's (default: all)")
 	o.ipvs.flags(f)
 	o.nodeRoutes.flags(f)
@@ -249,6 +252,9 @@ func (o *options) complete() (err error) {
 		return fmt.Errorf("--node-name %q can't name a node: %s", o.nodeName, brief(errs[0]))
 	}
 	if o.nodeIPs, err = parseAddresses("--node-ip", o.nodeIP); err != nil {
+		return err
+	}
+	if o.nodePortRanges, err = routes.ParseNodePorts(o.nodePorts); err != nil {
 		return err
 	}
 	if err := o.dns.complete(); err != nil {

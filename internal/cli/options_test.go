@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -90,6 +91,30 @@ func TestConfigFileErrors(t *testing.T) {
 				t.Errorf("more than one line: %q", err)
 			}
 		})
+	}
+}
+
+// DP-05: the addresses of node ports are a flag or a setting of the file, a list too.
+func TestNodePortSetting(t *testing.T) {
+	for _, tc := range []struct{ file, want string }{
+		{"", "[]"},
+		{"nodeport-addresses: primary", "[]"},
+		{`nodeport-addresses: [192.0.2.0/24, "2001:db8::/64"]`, "[192.0.2.0/24 2001:db8::/64]"},
+	} {
+		o, err := parse(t, tc.file+"\n")
+		if err == nil {
+			err = o.complete()
+		}
+		if got := fmt.Sprint(o.nodePortRanges); err != nil || got != tc.want {
+			t.Errorf("%q: got %s, %v, want %s", tc.file, got, err, tc.want)
+		}
+	}
+	o, err := parse(t, "", "--nodeport-addresses", "192.0.2.10")
+	if err == nil {
+		err = o.complete()
+	}
+	if err == nil || !strings.Contains(err.Error(), `--nodeport-addresses: "192.0.2.10" is not an address range; write ranges like`) {
+		t.Errorf("an address: %v", err)
 	}
 }
 

@@ -59,7 +59,9 @@ type nodeStatus struct {
 }
 
 type dataPlaneStatus struct {
-	Kind    string   `json:"kind"` // as --dataplane, none, or unknown
+	Kind    string   `json:"kind"`           // as --dataplane, none, or unknown
+	Path    string   `json:"path,omitempty"` // of packets to Services: stack (the kernel's), or process (ours)
+	Because string   `json:"because,omitempty"`
 	Present bool     `json:"present"`
 	Tables  []string `json:"tables"` // in this network namespace
 }
@@ -298,11 +300,13 @@ func (r *statusRun) lookAtDataPlane() {
 		d.Kind = "unknown"
 	case !r.last.Agent || r.last.DataPlane == "none":
 		d.Kind = "none"
-	case r.last.Limited:
-		d.Kind, d.Present = userspaceName, r.status.Process > 0
-		return // there are sockets, and no tables
 	default:
-		d.Kind = techniqueOf(r.last).name
+		of := techniqueOf(r.last)
+		d.Kind, d.Path, d.Because = of.name, of.path.name, of.path.because
+	}
+	if r.last != nil && r.last.Limited {
+		d.Present = r.status.Process > 0
+		return // there are sockets, and no tables
 	}
 	tables, err := ourTables()
 	if err != nil {

@@ -38,6 +38,9 @@ func (r *statusRun) print(out io.Writer) error {
 		}
 	}
 	row("Data plane", "%s", s.DataPlane.line())
+	if s.DataPlane.Path != "" {
+		row("Path", "%s", s.DataPlane.way())
+	}
 	row("Guests", "%s", s.Guests.line(s.API.Ready))
 	if s.API.Ready {
 		row("Services", "%d", s.Services)
@@ -92,6 +95,15 @@ func (d dataPlaneStatus) line() string {
 		line += "; tables here: " + strings.Join(d.Tables, ", ")
 	}
 	return line
+}
+
+// way says which path packets take, and why.
+func (d dataPlaneStatus) way() string {
+	through := "through this host's Portico process"
+	if d.Path == pathStack {
+		through = "through the kernel's network stack"
+	}
+	return through + ": " + d.Because
 }
 
 // line leaves out the counts where the API couldn't be asked.

@@ -52,7 +52,20 @@ type technique struct {
 	// inspect opens what reads the kernel back, in this network namespace; nil: nothing does.
 	// last is nil where no run is known.
 	inspect func(last *runRecord) (dataplane.Inspector, error)
+	path    path
 }
+
+// path is how packets to Services go through this host. None is fast, passing netfilter by.
+type path struct{ name, because string }
+
+// pathStack is the way through the kernel's network stack.
+const pathStack = "stack"
+
+var (
+	forwarded = path{pathStack, "packets must meet the host's own netfilter rules"}
+	delivered = path{pathStack, "packets must meet the host's own netfilter rules; with IPVS, requests meet those for input and output, answers those for forwarding"}
+	proxied   = path{"process", "connections end at its sockets; the host's own netfilter rules for input and output apply to them, those for forwarding don't"}
+)
 
 // translated is what becomes of connections that conntrack knows.
 const translated = "those that it translated go on until conntrack forgets them"
@@ -60,10 +73,10 @@ const translated = "those that it translated go on until conntrack forgets them"
 // techniques are all there are, the best first.
 func techniques() []technique {
 	return []technique{
-		{nftablesName, nftables.Missing, openNftables, func() ([]string, error) { return tablesOf(nftables.Table) }, removeNftables, countNftables, translated, inspectNftables},
-		{iptablesName, iptables.Missing, openIptables, func() ([]string, error) { return iptables.Remains(context.Background()) }, removeIptables, tracked.OpenUse, translated, inspectIptables},
-		{ipvsName, missingIPVS, openIPVS, ipvs.Remains, ipvs.Remove, tracked.OpenUse, "those that virtual servers carried end", inspectIPVS},
-		{userspaceName, func() error { return nil }, openUserspace, func() ([]string, error) { return tablesOf(userspace.Table) }, removeUserspace, nil, "those that it carried ended with its program", inspectUserspace},
+		{nftablesName, nftables.Missing, openNftables, func() ([]string, error) { return tablesOf(nftables.Table) }, removeNftables, countNftables, translated, inspectNftables, forwarded},
+		{iptablesName, iptables.Missing, openIptables, func() ([]string, error) { return iptables.Remains(context.Background()) }, removeIptables, tracked.OpenUse, translated, inspectIptables, forwarded},
+		{ipvsName, missingIPVS, openIPVS, ipvs.Remains, ipvs.Remove, tracked.OpenUse, "those that virtual servers carried end", inspectIPVS, delivered},
+		{userspaceName, func() error { return nil }, openUserspace, func() ([]string, error) { return tablesOf(userspace.Table) }, removeUserspace, nil, "those that it carried ended with its program", inspectUserspace, proxied},
 	}
 }
 

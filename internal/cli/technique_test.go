@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"encoding/json"
 	"errors"
 	"strings"
 	"testing"
@@ -54,5 +55,40 @@ func TestDataplaneVariable(t *testing.T) {
 		if err == nil && o.dataplane != c.want || err != nil && !strings.Contains(err.Error(), c.want) {
 			t.Errorf("flag %q, variable %q: %q, %v; want %q", c.flag, c.variable, o.dataplane, err, c.want)
 		}
+	}
+}
+
+// DP-24: the status says for each technique which path packets take and why, for people and
+// for programs.
+func TestPath(t *testing.T) {
+	want := map[string][2]string{
+		nftablesName:  {"stack", "through the kernel's network stack: packets must meet the host's own netfilter rules"},
+		iptablesName:  {"stack", "through the kernel's network stack: packets must meet the host's own netfilter rules"},
+		ipvsName:      {"stack", "through the kernel's network stack: packets must meet the host's own netfilter rules; with IPVS, requests meet those for input"},
+		userspaceName: {"process", "through this host's Portico process: connections end at its sockets;"},
+	}
+	for _, name := range techniqueNames() {
+		r := &statusRun{last: &runRecord{Agent: true, DataPlane: name}}
+		r.lookAtDataPlane()
+		raw, err := json.Marshal(r.status)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out strings.Builder
+		if err := r.print(&out); err != nil {
+			t.Fatal(err)
+		}
+		w := want[name]
+		if json := `"path":"` + w[0] + `","because":"`; w[0] == "" || !strings.Contains(string(raw), json) {
+			t.Errorf("%s: no %q in %s", name, json, raw)
+		}
+		if line := "Path        " + w[1]; !strings.Contains(out.String(), line) {
+			t.Errorf("%s: no %q in\n%s", name, line, out.String())
+		}
+	}
+	r := &statusRun{last: &runRecord{Agent: true, DataPlane: dataplaneNone}}
+	r.lookAtDataPlane()
+	if r.status.DataPlane.Path != "" {
+		t.Errorf("without a data plane: path %q", r.status.DataPlane.Path)
 	}
 }

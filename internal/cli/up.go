@@ -27,6 +27,7 @@ agent that handles this node's packets, names and guests. It stops on SIGTERM; g
 go on running, and the next start finds them again. ` + "`portico down`" + ` ends everything.`,
 		Example: `  portico up
   portico up --no-agent --data-dir ~/portico --listen 127.0.0.1:6443
+  portico up --nodeport-addresses 192.0.2.0/24,2001:db8::/64
   portico up --config /etc/portico.yaml`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {

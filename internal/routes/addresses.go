@@ -31,19 +31,15 @@ func (a Addresses) All() []netip.Addr {
 // given (--node-ip), or else the ones from which packets leave by the default
 // route, or else the first of global scope.
 func PrimaryAddresses(given []netip.Addr) (Addresses, error) {
-	links, err := netlink.LinkList()
+	links, all, err := readAddresses()
 	if err != nil {
-		return Addresses{}, fmt.Errorf("list this host's links: %w", err)
+		return Addresses{}, err
 	}
 	names := map[int]string{}
-	for _, l := range links {
-		if a := l.Attrs(); a.Flags&net.FlagUp != 0 && a.Flags&net.FlagLoopback == 0 && !ours(a.Name) {
+	for _, a := range links {
+		if a.Flags&net.FlagLoopback == 0 {
 			names[a.Index] = a.Name
 		}
-	}
-	all, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
-	if err != nil {
-		return Addresses{}, fmt.Errorf("list this host's addresses: %w", err)
 	}
 	have := candidates(all, names)
 	if len(given) > 0 {
@@ -207,24 +203,39 @@ func UplinkMTU() (int, error) {
 	return max(mtu, ipv6Minimum), nil
 }
 
-// WatchPrimary calls f with the node's primary addresses, at once and whenever
-// they change, until ctx ends. While there is none at all (a DHCP lease between
-// two others) the last ones stand.
-func WatchPrimary(ctx context.Context, given []netip.Addr, log *slog.Logger, f func(Addresses)) error {
+// WatchAddresses calls nodePorts with the addresses at which node ports answer, and primary
+// with the node's primary ones, each at once and whenever they change, until ctx ends. While
+// there is no primary one at all (a DHCP lease between two others) the last ones stand.
+func WatchAddresses(ctx context.Context, given []netip.Addr, ranges []netip.Prefix, log *slog.Logger, nodePorts func([]netip.Addr), primary func(Addresses)) error {
 	w, err := rtevent.Open()
 	if err != nil {
 		return err
 	}
 	var last Addresses
+	var at []netip.Addr // of node ports; nil: nothing was told yet
 	look := func() {
 		now, err := PrimaryAddresses(given)
 		if err != nil {
 			log.Warn("The node's addresses are unknown for now; keeping the last ones", "addresses", last.All(), "error", err)
-			return
+			if ranges == nil {
+				return
+			}
+			now = last
+		}
+		ports, err := NodePortAddresses(ranges, now)
+		switch {
+		case err != nil:
+			log.Warn("The addresses of node ports are unknown for now; keeping the last ones", "addresses", at, "error", err)
+		case at == nil || !slices.Equal(ports, at):
+			at = ports
+			if len(at) == 0 {
+				log.Warn("Node ports answer nowhere: this host has no address in --nodeport-addresses; they will once it has", "ranges", ranges)
+			}
+			nodePorts(at)
 		}
 		if now != last {
 			last = now
-			f(now)
+			primary(now)
 		}
 	}
 	look()

@@ -266,7 +266,7 @@ func TestPrimaryAddresses(t *testing.T) {
 	news := make(chan Addresses, 16)
 	done := make(chan error)
 	go func() {
-		done <- WatchPrimary(ctx, nil, slog.New(slog.NewTextHandler(t.Output(), nil)), func(a Addresses) { news <- a })
+		done <- WatchAddresses(ctx, nil, nil, slog.New(slog.NewTextHandler(t.Output(), nil)), func([]netip.Addr) {}, func(a Addresses) { news <- a })
 	}()
 	next := func(want4, want6 string) {
 		t.Helper()
