@@ -27,7 +27,8 @@ func Compute(node *catalog.Node, svc *catalog.Service, from []*catalog.Slice) []
 // Compute gives all frontends of one Service as node must serve them. A Service
 // without a cluster IP (headless, ExternalName) and one that another proxy
 // serves has none. Of a Service's own frontends with one key the first in the
-// order cluster IP, external IP, load-balancer IP is kept.
+// order cluster IP, load-balancer IP, external IP is kept: an address that is both of the
+// last stays closed by source ranges, however it is claimed.
 func (c *Computer) Compute(node *catalog.Node, svc *catalog.Service, from []*catalog.Slice) []Frontend {
 	if svc == nil || svc.Foreign || svc.Headless || svc.Type == corev1.ServiceTypeExternalName || len(svc.Ports) == 0 || len(svc.ClusterIPs) == 0 {
 		return nil
@@ -86,15 +87,15 @@ func doors(svc *catalog.Service) int {
 func (c *Computer) port(port catalog.ServicePort, ip netip.Addr, ch *choice) {
 	c.add(port, ClusterIP, ip, port.Port, ch, c.internal(ch))
 	external := c.external(ch)
-	for _, a := range c.svc.ExternalIPs {
-		if a.Is6() == ip.Is6() {
-			c.add(port, ExternalIP, a, port.Port, ch, external)
-		}
-	}
 	for _, in := range c.svc.Ingress {
 		// With ipMode Proxy the load balancer must see every packet (KEP-1860).
 		if in.IP.Is6() == ip.Is6() && !in.Proxy {
 			c.add(port, LoadBalancerIP, in.IP, port.Port, ch, external)
+		}
+	}
+	for _, a := range c.svc.ExternalIPs {
+		if a.Is6() == ip.Is6() {
+			c.add(port, ExternalIP, a, port.Port, ch, external)
 		}
 	}
 	if port.NodePort != 0 {

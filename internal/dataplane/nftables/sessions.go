@@ -72,7 +72,12 @@ type sessions struct {
 	byID   map[uint16]*session
 	unused map[uint16]bool // may have no frontend
 	next   uint16
+	// without is a frontend for which there was no number left.
+	without *routing.Frontend
 }
+
+// maxSessions are all numbers but 0.
+const maxSessions = 1<<16 - 1
 
 func newSessions() *sessions {
 	return &sessions{byKey: map[sessionKey]*session{}, byID: map[uint16]*session{}, unused: map[uint16]bool{}, next: randomID()}
@@ -100,10 +105,10 @@ func (s *sessions) find(key sessionKey, adopted uint16) *session {
 	}
 	x := s.byID[adopted]
 	if adopted == 0 || x == nil || x.key != (sessionKey{}) || x.protocol != 0 && x.protocol != key.protocol {
-		id, ok := freeNumber(&s.next, func(n uint16) bool { return s.byID[n] != nil })
-		if !ok {
+		if len(s.byID) == maxSessions { // without a look at each
 			return nil
 		}
+		id, _ := freeNumber(&s.next, func(n uint16) bool { return s.byID[n] != nil })
 		x = s.withID(id)
 	}
 	x.key, x.protocol = key, key.protocol
@@ -163,6 +168,7 @@ func (p plan) stick(h *held, f *routing.Frontend) *routing.Frontend {
 	if f.Affinity > 0 {
 		for set, a := range setActions {
 			if used(f, a) != nil && p.k.sessions[p.i].find(p.sessionKey(f, set), h.sessionIDs[set]) == nil {
+				p.k.sessions[p.i].without = f
 				plain := *f
 				plain.Affinity = 0
 				f = &plain
@@ -179,6 +185,17 @@ func (p plan) stick(h *held, f *routing.Frontend) *routing.Frontend {
 		p.join(h, set, want)
 	}
 	return f
+}
+
+// tellWithout says, once while the program runs, that a frontend goes without affinity.
+func (b *Backend) tellWithout(k *kernel) {
+	for i, s := range k.sessions {
+		if f := s.without; f != nil && !b.toldWithout {
+			b.toldWithout = true
+			b.log.Warn("No session is left: further Service ports go without session affinity, and their clients get any backend for each connection. Switch sessionAffinity off where it isn't needed",
+				"family", b.families[i].name, "sessions", maxSessions, "first", f.Service, "frontend", f.Key)
+		}
+	}
 }
 
 func (p plan) sessionKey(f *routing.Frontend, set int) sessionKey {
@@ -233,13 +250,17 @@ func (p plan) sessionElement(id uint16) element {
 func (k *kernel) fill(i int, s *session, backends []routing.Backend) {
 	wanted := make(map[netip.AddrPort]bool, len(backends))
 	handles := make([]handle, 0, len(backends))
+	var taken map[handle]bool // made for the first new backend: most changes have none
 	for n := range backends {
 		ap := backends[n].AddrPort
 		wanted[ap] = true
 		h, ok := s.handles[ap]
 		if !ok {
-			h = s.newHandle()
-			s.handles[ap] = h
+			if taken == nil {
+				taken = s.taken(len(backends))
+			}
+			h = s.newHandle(taken)
+			s.handles[ap], taken[h] = h, true
 			k.now.add(i, sessionBackendsMap, s.backend(h, ap))
 			k.now.add(i, sessionLiveSet, element{key: h.key()})
 		}
@@ -255,12 +276,17 @@ func (k *kernel) fill(i int, s *session, backends []routing.Backend) {
 	}
 }
 
-func (s *session) newHandle() handle {
-	taken := make(map[uint16]bool, len(s.handles))
+// taken gives the handles that backends have, with room for as many more.
+func (s *session) taken(more int) map[handle]bool {
+	taken := make(map[handle]bool, len(s.handles)+more)
 	for _, h := range s.handles {
-		taken[uint16(h)] = true
+		taken[h] = true
 	}
-	n, _ := freeNumber(&s.next, func(n uint16) bool { return taken[n] }) // there are fewer backends
+	return taken
+}
+
+func (s *session) newHandle(taken map[handle]bool) handle {
+	n, _ := freeNumber(&s.next, func(n uint16) bool { return taken[handleOf(s.id, n)] }) // there are fewer backends
 	return handleOf(s.id, n)
 }
 

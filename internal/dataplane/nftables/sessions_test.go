@@ -1,8 +1,12 @@
 package nftables
 
 import (
+	"bytes"
+	"log/slog"
 	"math/rand/v2"
 	"net/netip"
+	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -116,6 +120,82 @@ func TestSessionsSurviveChanges(t *testing.T) {
 		if len(m) > 0 && ref.name != choicesMap {
 			t.Errorf("%v keeps %d elements of nobody", ref, len(m))
 		}
+	}
+}
+
+// manyBackends are more than a byte can tell.
+func manyBackends(n int) (out []routing.Backend) {
+	for i := range n {
+		at := netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})
+		out = append(out, routing.Backend{AddrPort: netip.AddrPortFrom(at, 80)})
+	}
+	return out
+}
+
+// DP-10: with affinity too every backend that routing gives a set has a slot, and packets
+// draw from all of them. A restart finds nothing to change.
+func TestAffinityOfMany(t *testing.T) {
+	f := stickyPair(manyBackends(routing.MaxBackends), time.Hour)[0]
+	k, kernel := newKernel(newFamilies(limits{})), model{}
+	k.set(f)
+	k.settle()
+	kernel.apply(t, &k.now)
+	to := map[string]bool{}
+	for _, h := range kernel[setRef{0, sessionSlotsMap}] {
+		to[h] = true
+	}
+	drawn, ok := parseCode(kernel[setRef{0, servicesMap}][string(frontendKey(f.Key))])
+	if len(to) != routing.MaxBackends || !ok || drawn.count != routing.MaxBackends {
+		t.Errorf("slots for %d backends, and %v draws", len(to), drawn)
+	}
+	k = newKernel(k.families)
+	k.adopt(kernel.reading())
+	k.claimSessions([]*routing.Frontend{f})
+	k.set(f)
+	k.settle()
+	if n := k.now.count + k.later.count; n > 0 {
+		t.Errorf("%d changes after a restart", n)
+	}
+}
+
+// DP-20: planning a set with affinity costs each backend the same, however many there are.
+func TestAffinityCost(t *testing.T) {
+	bytesEach := func(n int) uint64 {
+		f, k := stickyPair(manyBackends(n), time.Hour)[0], newKernel(newFamilies(limits{}))
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		k.set(f)
+		runtime.ReadMemStats(&after)
+		return (after.TotalAlloc - before.TotalAlloc) / uint64(n)
+	}
+	few, many := bytesEach(1000), bytesEach(4000)
+	if t.Logf("%d and %d bytes for each backend", few, many); many > 2*few {
+		t.Errorf("of 1,000 each costs %d bytes, of 4,000 each %d", few, many)
+	}
+}
+
+// DP-10: a frontend for which there is no session left is served without affinity, and
+// the log says so once.
+func TestSessionsRunOut(t *testing.T) {
+	k := newKernel(newFamilies(limits{}))
+	for id := range maxSessions {
+		k.sessions[0].withID(uint16(id + 1)).frontends = 1
+	}
+	var log bytes.Buffer
+	b := &Backend{families: k.families, log: slog.New(slog.NewTextHandler(&log, nil))}
+	b.tellWithout(k)
+	if log.Len() > 0 {
+		t.Errorf("nobody wanted more sessions: %s", log.String())
+	}
+	for _, f := range stickyPair(backends(1, 2), time.Hour) {
+		k.set(f)
+		if h := k.held[f.Key]; h.inside.count != 2 || h.inside.affinity != 0 || len(h.cluster) != 2 {
+			t.Errorf("%s: %v with slots %v", f.Key, h.inside, h.cluster)
+		}
+		b.tellWithout(k)
+	}
+	if n := strings.Count(log.String(), "go without session affinity"); n != 1 {
+		t.Errorf("told %d times: %s", n, log.String())
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"strconv"
 	"strings"
+
+	"portico.dev/portico/internal/core/routing"
 )
 
 // target is where a frontend's packets go: a backend set of some size, by the
@@ -22,12 +24,12 @@ type target struct {
 	affinity int
 }
 
-// Limits of what a code can hold. Backends over the count wait for one of the
-// others to leave; the API allows a day at most.
+// Limits of what a code can hold. With affinity it holds every set that routing
+// makes, and the API allows a day at most.
 const (
 	maxCount       = 1<<16 - 1
-	maxStickyCount = 1<<12 - 1
-	maxAffinity    = 1<<17 - 1
+	maxStickyCount = routing.MaxBackends
+	maxAffinity    = 24 * 60 * 60
 )
 
 type targetKind uint16
@@ -79,15 +81,24 @@ const (
 // code is the target as a number of 32 bits in host order, the kind in the upper
 // half. It travels in the packet's priority for three rules, so nft prints it
 // like one: "1:3" is the cluster set of three, counts in hexadecimal. With
-// affinity the highest bit is set, and the kind (from 0), the time and the count
-// have 2, 17 and 12 bits.
+// affinity it is stickyCodes and more: the kind (from 0), the time and the count as
+// the digits of one number, because as bits they would need 34.
 func (t target) code() string {
 	n := uint32(t.kind)<<16 | uint32(t.count)
 	if t.affinity > 0 {
-		n = 1<<31 | uint32(t.kind-cluster)<<29 | uint32(t.affinity)<<12 | uint32(t.count)
+		n = stickyCodes + (uint32(t.kind-cluster)*affinityValues+uint32(t.affinity))*countValues + uint32(t.count)
 	}
 	return string(binary.NativeEndian.AppendUint32(nil, n))
 }
+
+const (
+	stickyCodes    = 1 << 20 // above all codes without affinity
+	affinityValues = maxAffinity + 1
+	countValues    = maxStickyCount + 1
+
+	// The four kinds' codes fit, or this doesn't compile.
+	_ = uint32(stickyCodes + 4*affinityValues*countValues)
+)
 
 // parseCode is the reverse of code.
 func parseCode(s string) (target, bool) {
@@ -95,9 +106,11 @@ func parseCode(s string) (target, bool) {
 		return target{}, false
 	}
 	n := binary.NativeEndian.Uint32([]byte(s))
-	if n>>31 == 1 {
-		t := target{targetKind(n>>29&3) + cluster, int(n & maxStickyCount), int(n >> 12 & maxAffinity)}
-		return t, t.affinity > 0
+	if n >= stickyCodes {
+		n -= stickyCodes
+		kind, rest := n/(affinityValues*countValues), n%(affinityValues*countValues)
+		t := target{targetKind(kind) + cluster, int(rest % countValues), int(rest / countValues)}
+		return t, t.kind <= nodeLocal && t.affinity > 0
 	}
 	t := target{kind: targetKind(n >> 16), count: int(n & 0xffff)}
 	return t, t.kind > nowhere && t.kind <= leave
