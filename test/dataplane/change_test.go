@@ -151,6 +151,40 @@ func TestRestart(t *testing.T) {
 	}
 }
 
+// DP-18: an upgrade whose tables have another shape makes them anew: no connection fails, and
+// established ones go on.
+func TestUpgrade(t *testing.T) {
+	w := newWorld(t)
+	x, y := onNode(guestA, 8080), onNode(guestB, 8080)
+	w.serve(w.a, x)
+	w.serve(w.b, y)
+	web := service{name: "web", ip: pair("10.96.0.20", "fd00:10:96::20"), port: 80, nodePort: 30080}.with(x, y)
+	w.replace(web.view())
+	open := w.established(web)
+	stop := clients(w, nodeAddr.port(false, 30080), web.ip.port(true, 80))
+	for i := range 5 {
+		before := w.handles()
+		w.stop()
+		w.config.AffinityClients = 1000 + i // a set of another size stands for any difference
+		w.start()
+		w.replace(web.view())
+		w.verify()
+		if w.handles() == before {
+			t.Error("the tables weren't made anew: this shows nothing")
+		}
+	}
+	asked, failures := stop()
+	t.Logf("%d connections", asked)
+	for _, err := range failures {
+		t.Errorf("failed during upgrades: %v", err)
+	}
+	for _, c := range open {
+		if err := rig.Echo(c, rig.Patience); err != nil {
+			t.Errorf("the established connection to %s broke: %v", c.RemoteAddr(), err)
+		}
+	}
+}
+
 // DP-18, DP-19: the kernel is read before the Services are known; what somebody changes
 // between is seen by the first comparison.
 func TestChangedSinceRead(t *testing.T) {

@@ -23,8 +23,8 @@ type exemption struct {
 // exemptions are all there are; docs/dataplanes.md lists the same (TestExemptions).
 var exemptions = []exemption{
 	{[]string{iptablesTechnique, ipvsTechnique, userspaceTechnique}, "about nftables' own maps, counters, limits and index of flows", []string{
-		"TestAffinityFull", "TestChangedSinceRead", "TestFlowCost", "TestFlowFlood", "TestGarbage", "TestListAndCleanup", "TestMemory",
-		"TestRefusedPackets", "TestRepair", "TestScale", "TestVerifyTells",
+		"TestAffinityFull", "TestAffinityMany", "TestChangedSinceRead", "TestFlowCost", "TestFlowFlood", "TestFlowsOfGoneTables", "TestGarbage", "TestListAndCleanup", "TestMemory",
+		"TestRefusedPackets", "TestRepair", "TestScale", "TestUpgrade", "TestVerifyTells",
 	}},
 	{[]string{nftablesTechnique, ipvsTechnique, userspaceTechnique}, "a choice of iptables", []string{"TestLocalNodePorts"}},
 	{[]string{nftablesTechnique, iptablesTechnique, ipvsTechnique}, "reads redirections to a proxy", []string{"TestShowUserspace"}},
@@ -33,6 +33,8 @@ var exemptions = []exemption{
 	{[]string{ipvsTechnique}, "affinity lasts a minute longer", []string{"TestAffinityTime"}},
 	{[]string{ipvsTechnique}, "requests pass INPUT and OUTPUT; only answers are forwarded", []string{"TestForeignFirewall"}},
 	{[]string{iptablesTechnique, ipvsTechnique, userspaceTechnique}, "conntrack's entry of a connection that began before its Service stands until the client gives up", []string{"TestConnectionsBegunBefore"}},
+	{[]string{iptablesTechnique, ipvsTechnique}, "this node answers what conntrack finds invalid of a backend that is no workload, in a client's place", []string{"TestInvalidForeign"}},
+	{[]string{userspaceTechnique}, "conntrack leads a UDP flow whose Service went and came back to where the proxy was", []string{"TestFlowsOfGoneService"}},
 	{[]string{ipvsTechnique}, "a backend that is its own frontend isn't reached: IPVS takes what it sent there once more", []string{"TestOwnDoor"}},
 	{[]string{userspaceTechnique}, "its connections end with it", []string{"TestFlowsOverRestart", "TestKilled", "TestRestart"}},
 	{[]string{userspaceTechnique}, "no packet is passed on: connections end at the proxy", []string{"TestForeignFirewall", "TestInvalidPackets"}},

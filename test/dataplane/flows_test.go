@@ -5,7 +5,6 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -80,75 +79,6 @@ func (w *world) follow(from *rig.Host, to netip.AddrPort, web service, x, y endp
 		w.answers(c, step.want.addr(v6))
 	}
 	w.update(web.gone())
-}
-
-// DP-16: a client whose first packet came before the Service finds it with a later one of
-// the same connection, although conntrack knows that connection as one to nobody.
-func TestConnectionsBegunBefore(t *testing.T) {
-	w := newWorld(t)
-	x := onNode(guestA, 8080)
-	w.serve(w.a, x)
-	web := service{name: "web", ip: pair("10.96.0.20", "fd00:10:96::20"), port: 80, external: []dual{externalIP}, balancer: []dual{balancerIP}}
-	w.replace()
-	ct, r := w.conntrack(), w.reader()
-	type begun struct {
-		from *rig.Host
-		to   netip.AddrPort
-		err  chan error
-	}
-	var all []begun
-	for _, from := range []*rig.Host{w.outside, w.node.Host} {
-		for _, d := range []dual{externalIP, balancerIP} {
-			for _, v6 := range []bool{false, true} {
-				b := begun{from, d.port(v6, 80), make(chan error, 1)}
-				all = append(all, b)
-				before := len(entriesOf(t, ct, syscall.IPPROTO_TCP, b.to, b.to))
-				go func() {
-					c, err := from.Dial("tcp", netip.AddrPort{}, b.to, 5*rig.Patience)
-					if err == nil {
-						_, err = rig.Exchange(c, rig.Patience)
-						c.Close()
-					}
-					b.err <- err
-				}()
-				for deadline := time.Now().Add(rig.Patience); len(entriesOf(t, ct, syscall.IPPROTO_TCP, b.to, b.to)) == before; time.Sleep(time.Millisecond) {
-					if time.Now().After(deadline) {
-						t.Fatalf("no entry of a connection from %s to %s", from.Name, b.to)
-					}
-				}
-			}
-		}
-	}
-	w.update(web.with(x).view())
-	for _, b := range all {
-		if err := <-b.err; err != nil {
-			t.Errorf("a connection from %s to %s that began before the Service: %v", b.from.Name, b.to, err)
-		}
-	}
-	for _, v6 := range []bool{false, true} { // the first repetition of each; a busy machine may see a second
-		if got := w.counted(r, v6); !strings.HasPrefix(got, "astray ") {
-			t.Errorf("IPv6 %v: refused packets: %s", v6, got)
-		}
-	}
-}
-
-// DP-01: a backend that is its own door, as a process of the node at a node's address and the
-// Service's port, needs no translation, and isn't taken for a flow that began too early.
-func TestOwnDoor(t *testing.T) {
-	w := newWorld(t)
-	x := onNode(nodeAddr, 8088)
-	w.serve(w.node.Host, x)
-	web := service{name: "web", ip: pair("10.96.0.20", "fd00:10:96::20"), port: 8088, external: []dual{nodeAddr}, nodePort: 30088}
-	w.replace(web.with(x).view())
-	each(t, func(t *testing.T, network string, v6 bool) {
-		for _, from := range []*rig.Host{w.outside, w.a, w.node.Host} {
-			for _, to := range []netip.AddrPort{nodeAddr.port(v6, 8088), nodeAddr.port(v6, 30088), web.ip.port(v6, 8088)} {
-				if a, err := from.Ask(network, to); err != nil || a.Server != x.addr(v6) {
-					t.Errorf("from %s to %s: %s answered (%v), want %s", from.Name, to, a.Server, err, x.addr(v6))
-				}
-			}
-		}
-	})
 }
 
 // flow opens a UDP socket that is connected to an address.

@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -169,6 +170,71 @@ func TestInvalidPackets(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// DP-15: nor does an invalid packet of a backend that is no workload, as a process of another
+// node, reach a client, or this node where that stands for the client.
+func TestInvalidForeign(t *testing.T) {
+	w := newWorld(t)
+	e := onOther(otherAddr, 8080)
+	w.serve(w.other.Host, e)
+	web := oneOf(e)
+	w.replace(web.view())
+	for _, v6 := range []bool{false, true} {
+		for _, from := range []*rig.Host{w.outside, w.b, w.node.Host} {
+			mouth := w.other.Raw(t, rig.TCP, e.at.of(v6))
+			c, err := from.Dial("tcp", netip.AddrPort{}, web.ip.port(v6, 80), rig.Patience)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			a, err := rig.Exchange(c, rig.Patience)
+			if err == nil {
+				err = rig.Echo(c, rig.Patience)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			// A reset counts only with the very number that the backend waits for (RFC 5961).
+			var next uint32
+			heard(t, mouth, a.Client, func(flags byte, after uint32) { next = after })
+			for _, seq := range []uint32{1 << 31, 7 << 28, 3 << 30} { // one of them is far from any window
+				if err := mouth.Send(a.Client.Addr(), rig.TCPAck(e.addr(v6), a.Client, seq, next)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			heard(t, mouth, a.Client, func(flags byte, _ uint32) {
+				if flags&rig.RST != 0 {
+					t.Errorf("from %s, IPv6 %v: an invalid packet was answered by a reset", from.Name, v6)
+				}
+			})
+			if err := rig.Echo(c, rig.Patience); err != nil {
+				t.Errorf("from %s, IPv6 %v: the connection broke: %v", from.Name, v6, err)
+			}
+		}
+	}
+}
+
+// heard walks the segments from a client that a host has got: their flags, and the sequence
+// number after them.
+func heard(t *testing.T, ear *rig.Raw, from netip.AddrPort, segment func(flags byte, after uint32)) {
+	t.Helper()
+	for deadline := time.Now().Add(50 * time.Millisecond); ; {
+		src, _, s, err := ear.Receive(deadline)
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return
+		case err != nil:
+			t.Fatal(err)
+		case src != from || len(s) < 20:
+			continue
+		}
+		length := uint32(len(s) - int(s[12]>>4)*4)
+		if s[13]&rig.SYN != 0 {
+			length++
+		}
+		segment(s[13], binary.BigEndian.Uint32(s[4:])+length)
 	}
 }
 

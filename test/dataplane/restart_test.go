@@ -237,8 +237,8 @@ func (c *crowd) stop() (opened int, failures []error) {
 }
 
 // DP-18: the program is killed again and again, also while it starts and in the midst of
-// changes. No connection fails, established ones go on, and what changed while it was
-// away is in the kernel soon after it starts, among 1,000 Services.
+// changes. No connection fails, no packet is refused, established ones go on, and what changed
+// while it was away is in the kernel soon after it starts, among 1,000 Services.
 func TestKilled(t *testing.T) {
 	realProcessor(t)
 	const changes = 10 // of each life, and as many between two
@@ -327,14 +327,26 @@ func TestKilled(t *testing.T) {
 	lost := retransmitted(t, w.outside, w.b, w.node.Host) - before
 	slices.Sort(met)
 	slices.Sort(took)
-	t.Logf("%d connections in %d restarts and %d changes, %d failed, %d SYNs were sent again; from a start to the first packet that meets what changed before it: median %v, worst %v; to all in the kernel: median %v, worst %v",
-		opened, restarts, (2*restarts+1)*changes, len(failures), lost, ms(met[len(met)/2]), ms(met[len(met)-1]), ms(took[len(took)/2]), ms(took[len(took)-1]))
-	// 200 ms are wanted on a quiet machine; ten times that is no accident.
-	if median := met[len(met)/2]; median > 2*time.Second {
-		t.Errorf("a change made while the program was away was met after %v", median)
+	t.Logf("%d connections in %d restarts and %d changes, %d failed, %d SYNs were sent again; from a start to the first packet that meets what changed before it: best %v, median %v, worst %v; to all in the kernel: median %v, worst %v",
+		opened, restarts, (2*restarts+1)*changes, len(failures), lost, ms(met[0]), ms(met[len(met)/2]), ms(met[len(met)-1]), ms(took[len(took)/2]), ms(took[len(took)-1]))
+	// 200 ms are wanted on a quiet machine. A busy one delays some starts, but what the program
+	// itself waits for is in each: the best is judged, by the time after which a client that met
+	// nobody asks again (RFC 6298). Ten times what is wanted is no accident in the median.
+	if best, median := met[0], met[len(met)/2]; best > time.Second || median > 2*time.Second {
+		t.Errorf("a change made while the program was away was met after %v at best, %v in the median", best, median)
 	}
-	// A stall of the machine for the second after which a SYN is sent again may be, and
-	// meets up to one of each way; but fewer than one for each life of the program.
+	// What the rules refuse they count, however busy the machine is: there is nothing to allow.
+	if technique == nftablesTechnique {
+		r := w.reader()
+		for _, v6 := range []bool{false, true} {
+			if got := w.counted(r, v6); got != "" {
+				t.Errorf("IPv6 %v: refused packets: %s", v6, got)
+			}
+		}
+	}
+	// What is lost otherwise shows by a SYN that is sent again, for which a stall of the machine
+	// for a second is enough. It may be, and meets up to one of each way; but fewer than one for
+	// each life of the program.
 	if lost > max(4, restarts-1) {
 		t.Errorf("%d SYNs of %d were lost", lost, opened)
 	}

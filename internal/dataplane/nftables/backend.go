@@ -69,6 +69,8 @@ type Backend struct {
 	kernel   *kernel // nil: unknown, a Sync must read it
 	nodes    []netip.Addr
 	services []netip.Prefix // ranges of cluster IPs
+	// toldWithout: the log has that sessions ran out.
+	toldWithout bool
 }
 
 var _ dataplane.Backend = (*Backend)(nil)
@@ -151,6 +153,9 @@ func (b *Backend) Disturbed() <-chan struct{} { return b.watch.disturbed }
 // Sync implements dataplane.Backend: everything that differs is changed in one
 // transaction; what only a packet on its way may still need goes in a second.
 func (b *Backend) Sync(_ context.Context, state dataplane.State) error {
+	if b.kernel != nil {
+		b.doubtAny(maps.Keys(b.kernel.held))
+	}
 	b.kernel = nil
 	begun, inKernel := time.Now(), b.conn.inKernel
 	b.nodes, b.services = slices.Clone(state.NodeAddresses), slices.Clone(state.ServiceRanges)
@@ -163,6 +168,7 @@ func (b *Backend) Sync(_ context.Context, state dataplane.State) error {
 	for _, w := range d.words {
 		b.log.Debug("repairing", "what", w)
 	}
+	b.doubtAny(slices.Values(d.gone))
 	b.families = d.kernel.families
 	changed := d.kernel.now.count
 	if err := b.carryOut(d.kernel, d.skeleton, d.pruning); err != nil {
@@ -188,7 +194,8 @@ func (b *Backend) Verify(_ context.Context, state dataplane.State) ([]string, er
 type difference struct {
 	kernel            *kernel // with the planned changes of elements
 	skeleton, pruning []message
-	words             []string // about skeleton and pruning
+	words             []string      // about skeleton and pruning
+	gone              []routing.Key // UDP frontends that served and aren't wanted
 }
 
 // lengths of prefixes that the kernel has sets for.
@@ -214,7 +221,7 @@ func (b *Backend) difference(state dataplane.State, lengths [2][]int, spare bool
 	if err != nil {
 		return nil, err
 	}
-	d := &difference{kernel: newKernel(families)}
+	d := &difference{kernel: newKernel(families), gone: r.servedUDP(families)}
 	var fixed [2][]chainSpec
 	for i, f := range families {
 		// Either asks for both; carryOut removes the chains where nothing is in the set.
@@ -236,6 +243,7 @@ func (b *Backend) difference(state dataplane.State, lengths [2][]int, spare bool
 	for key := range gone {
 		k.remove(key)
 	}
+	d.gone = slices.DeleteFunc(d.gone, func(key routing.Key) bool { return k.held[key] != nil })
 	k.settle()
 	b.planRanges(k, r, state.ServiceRanges)
 	for i, f := range families {
@@ -314,6 +322,7 @@ func (b *Backend) Apply(_ context.Context, change routing.Change) error {
 	}
 	k.settle()
 	if err := b.carryOut(k, grown, nil); err != nil {
+		b.doubtAny(maps.Keys(k.held))
 		return fmt.Errorf("change nftables: %w", err)
 	}
 	b.kernel = k
@@ -339,6 +348,7 @@ func (b *Backend) SetNodeAddresses(_ context.Context, addrs []netip.Addr) error 
 	k.setNodeAddresses(addrs)
 	k.settle()
 	if err := b.carryOut(k, nil, nil); err != nil {
+		b.doubtAny(maps.Keys(k.held))
 		return fmt.Errorf("change node-port addresses: %w", err)
 	}
 	b.kernel = k
@@ -347,6 +357,7 @@ func (b *Backend) SetNodeAddresses(_ context.Context, addrs []netip.Addr) error 
 
 // carryOut commits what is planned in k, between skeleton and pruning.
 func (b *Backend) carryOut(k *kernel, skeleton, pruning []message) error {
+	b.tellWithout(k)
 	now := append(skeleton, k.answerEnded()...)
 	for i, f := range b.families {
 		for j := range k.newChains[i] {

@@ -3,6 +3,7 @@ package nftables
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"net/netip"
 	"slices"
 
@@ -16,7 +17,7 @@ import (
 // packet is a new flow. Which ones they are flowIndex knows; TCP is in ended.go, what began before
 // its Service in strays.go.
 
-// doubt has the UDP frontends that a change may make flows stale of. It is told
+// doubtUDP has the UDP frontends that a change may make flows stale of. It is told
 // of a change before the kernel is.
 func (b *Backend) doubtUDP(change routing.Change) {
 	b.flows.supersede(change)
@@ -33,6 +34,35 @@ func (b *Backend) doubtUDP(change routing.Change) {
 			b.doubt[f.Key] = true
 		}
 	}
+}
+
+// doubtAny has the UDP frontends that a full Sync may remove: the kernel's, before they are
+// changed, and those that we knew, since somebody else may have deleted the kernel's.
+// Later nobody can tell of an address outside the ranges of cluster IPs that it was ours.
+func (b *Backend) doubtAny(frontends iter.Seq[routing.Key]) {
+	for key := range frontends {
+		if key.Protocol == catalog.UDP {
+			b.doubt[key] = true
+		}
+	}
+}
+
+// servedUDP gives the UDP frontends that lead anywhere, also in a table of another shape,
+// which is made anew.
+func (r *reading) servedUDP(families [2]*family) (out []routing.Key) {
+	for i, f := range families {
+		for _, nodePort := range []bool{false, true} {
+			p := plan{nodePort: nodePort}
+			for _, set := range []string{p.servicesMap(), p.outsideMap()} {
+				for _, e := range r[i].elements[set] {
+					if key, ok := f.parseFrontendKey(e.key, nodePort); ok && key.Protocol == catalog.UDP {
+						out = append(out, key)
+					}
+				}
+			}
+		}
+	}
+	return out
 }
 
 // loses reports whether a backend that may have flows loses them by the change.
@@ -144,8 +174,9 @@ func (b *Backend) listFlows() error {
 		if f != nil {
 			return true, !keeps(f, fl.backend)
 		}
-		inRange := func(p netip.Prefix) bool { return p.Contains(key.Addr) }
-		return false, b.doubt[key] || slices.ContainsFunc(b.services, inRange)
+		own := routing.Key{Addr: fl.door.Addr(), Protocol: catalog.UDP, Port: fl.door.Port()} // key may be a node port's
+		inRange := func(p netip.Prefix) bool { return p.Contains(own.Addr) }
+		return false, b.doubt[key] || b.doubt[own] || slices.ContainsFunc(b.services, inRange)
 	})
 	if err != nil {
 		return fmt.Errorf("list UDP flows: %w", err)

@@ -58,7 +58,16 @@ func (f *family) chains(hairpinSource netip.Addr, workloads []netip.Prefix) []ch
 	refusing := func(why dataplane.Reason, comment, set string, nodePort bool, what expr) ruleSpec {
 		return counted(why, rule(comment, frontend(nodePort), one(inSet(set), what)))
 	}
-	workload := one(f.sourceAddress(0), inSet(workloadRangesSet))
+	dropped := []ruleSpec{
+		refusing(dataplane.NoLocalEndpoint, "frontends with usable endpoints on other nodes only", droppedServicesSet, false, drop()),
+		refusing(dataplane.NoLocalEndpoint, "", droppedNodePortsSet, true, drop()),
+	}
+	// neverShown drops an answer of a backend that conntrack finds invalid (out of the window,
+	// say). It keeps the backend's address as its source, so that whoever gets it, a client or
+	// this node in its place, would reset a healthy connection (kubernetes/kubernetes#74839).
+	neverShown := func(comment, backends string) ruleSpec {
+		return counted(dataplane.Invalid, rule(comment, invalidPacket(), isProtocol(unix.IPPROTO_TCP), one(f.sourceAddress(0), inSet(backends), drop())))
+	}
 
 	chains := []chainSpec{
 		{name: refuseChain, rules: []ruleSpec{
@@ -72,18 +81,18 @@ func (f *family) chains(hairpinSource netip.Addr, workloads []netip.Prefix) []ch
 		{name: "choose", rules: []ruleSpec{followed(), rule("", one(loadCode(), verdictOf(choicesMap)))}},
 		{name: "serve", rules: []ruleSpec{serve(servicesMap, false), serve(nodePortsMap, true)}},
 		{name: "serve-outside", rules: []ruleSpec{serve(outsideServicesMap, false), serve(outsideNodePortsMap, true)}},
-		reportStray(),
+		reportStray(dropped),
 		{name: translatedChain, rules: []ruleSpec{forgetHandle()}},
-		{name: "unserved", rules: []ruleSpec{
+		{name: "unserved", rules: slices.Concat([]ruleSpec{
 			rule("", wasTranslated(), one(goTo(translatedChain))),
 			refusing(dataplane.NoEndpoint, "frontends without a usable endpoint", refusedServicesSet, false, goTo(refuseChain)),
 			refusing(dataplane.NoEndpoint, "", refusedNodePortsSet, true, goTo(refuseChain)),
-			refusing(dataplane.NoLocalEndpoint, "frontends with usable endpoints on other nodes only", droppedServicesSet, false, drop()),
-			refusing(dataplane.NoLocalEndpoint, "", droppedNodePortsSet, true, drop()),
+			// Before what drops: that is for clients outside, and others are served.
 			astray(frontend(false), servicesMap), astray(frontend(true), nodePortsMap),
+		}, dropped, []ruleSpec{
 			counted(dataplane.UnknownPort, rule("other ports of cluster IPs", one(f.destAddress(0), inSet(clusterIPsSet), goTo(refuseChain)))),
 			counted(dataplane.UnknownAddress, rule("addresses that no Service has", one(f.destAddress(0), inSet(serviceRangesSet), drop()))),
-		}},
+		})},
 		{name: "prerouting", kind: "nat", hook: unix.NF_INET_PRE_ROUTING, priority: priorityDNAT, rules: slices.Concat([]ruleSpec{
 			f.answersItself(),
 		}, f.fromWorkloads(workloads, "serve"), []ruleSpec{
@@ -108,10 +117,8 @@ func (f *family) chains(hairpinSource netip.Addr, workloads []netip.Prefix) []ch
 		{name: "prerouting-unserved", kind: "filter", hook: unix.NF_INET_PRE_ROUTING, priority: priorityUnserved, rules: append(
 			f.unserved(),
 			f.atForeignDoor(loadBalancerIPsSet), f.atForeignDoor(externalIPsSet),
-			// An answer of a backend that conntrack finds invalid (out of the window,
-			// say) keeps the backend's address as its source; a client that saw it
-			// would reset a healthy connection (kubernetes/kubernetes#74839).
-			counted(dataplane.Invalid, rule("never shown to clients: they would reset the connection", invalidPacket(), isProtocol(unix.IPPROTO_TCP), workload, one(drop()))),
+			neverShown("never shown to clients: they would reset the connection", workloadRangesSet),
+			neverShown("", remoteBackendsSet),
 		)},
 		{name: "output-unserved", kind: "filter", hook: unix.NF_INET_LOCAL_OUT, priority: priorityUnserved, rules: f.unserved()},
 	}

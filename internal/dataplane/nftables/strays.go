@@ -20,10 +20,10 @@ import (
 // The rules report such packets, and strays deletes the entries.
 
 // astray leads packets of flows that began before their frontend had a backend to
-// strayChain. What was translated, and what the frontend refuses, doesn't come here. Nor does a
-// flow's first packet, which has no entry yet: a backend that is its own frontend (a node's
-// address, at the same port) needs no translation. What this node sends itself comes
-// by lo once more, with its entry, after its first packet has been here.
+// strayChain. What was translated doesn't come here. Nor does a flow's first packet, which has
+// no entry yet: a backend that is its own frontend (a node's address, at the same port) needs no
+// translation. What this node sends itself comes by lo once more, with its entry, after its first
+// packet has been here.
 func astray(frontend []expr, set string) ruleSpec {
 	const lo = 1
 	known := append(conntrackHas(unix.NFT_CT_STATUS, statusConfirmed), loadMeta(unix.NFT_META_IIF, word(0)), compareWord(unix.NFT_CMP_NEQ, lo))
@@ -32,15 +32,17 @@ func astray(frontend []expr, set string) ruleSpec {
 	return rule("began before there was a backend", known, frontend, one(mapTo(set), keepCode(), goTo(strayChain)))
 }
 
-// reportStray has the agent delete the flow's entry. A datagram goes where those before it
-// went; the first packet of a connection is dropped, because where it led before it may be
-// refused, and its repetition (RFC 6298: after a second) finds a backend.
-func reportStray() chainSpec {
-	return chainSpec{name: strayChain, rules: []ruleSpec{
+// reportStray has the agent delete the flow's entry. The first packet of a connection is
+// dropped, because where it led before it may be refused, and its repetition (RFC 6298: after
+// a second) finds a backend. A datagram goes where those before it went, but not to a frontend
+// that drops what comes from outside: whether this one does isn't known here, and nothing on
+// this node serves it. The next one is a new flow, which is served or dropped.
+func reportStray(dropped []ruleSpec) chainSpec {
+	notUDP := one(transportProtocol(word(0)), compare(unix.NFT_CMP_NEQ, word(0), []byte{unix.IPPROTO_UDP}))
+	return chainSpec{name: strayChain, rules: append([]ruleSpec{
 		rule("", forgetCode(), one(logRecord(strayGroup))),
-		rule("", isProtocol(unix.IPPROTO_UDP), one(verdictNow(verdictReturn, ""))),
-		counted(dataplane.Astray, rule("its repetition finds a backend", one(drop()))),
-	}}
+		counted(dataplane.Astray, rule("its repetition finds a backend", notUDP, one(drop()))),
+	}, dropped...)}
 }
 
 const (
