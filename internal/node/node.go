@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -187,10 +188,15 @@ func (n *Node) adoptOrphans(ctx context.Context) {
 
 // endUnknown ends what runs, though the runtime can't tell what it is, for none of the
 // pods that the API has: as with orphans that are known, its addresses may be given away.
-func (n *Node) endUnknown(ctx context.Context) error {
+// With a controller, what ran for its pod alone: what is the matter with others is no
+// concern of that pod's.
+func (n *Node) endUnknown(ctx context.Context, controller types.UID) error {
 	n.ending.Lock()
 	defer n.ending.Unlock()
 	unknown := n.cfg.Runtime.Unknown()
+	if controller != "" {
+		unknown = slices.DeleteFunc(unknown, func(uid types.UID) bool { return uid != controller })
+	}
 	if len(unknown) == 0 {
 		return nil
 	}

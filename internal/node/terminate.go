@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 const (
@@ -130,7 +131,15 @@ func (w *worker) bury(ctx context.Context) (done bool, err error) {
 		}
 	}
 	if w.load == nil {
-		err := w.n.endUnknown(ctx)
+		var controller types.UID
+		if last != nil {
+			o := metav1.GetControllerOf(last)
+			if o == nil {
+				return true, nil // nothing that is unknown was its
+			}
+			controller = o.UID
+		}
+		err := w.n.endUnknown(ctx, controller)
 		return err == nil, err
 	}
 	if w.load.Observe().Phase == corev1.PodRunning {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"portico.dev/portico/internal/vm/process"
@@ -30,6 +31,10 @@ func (m *Manager) Adopt(ctx context.Context) error {
 		}
 		if ctx.Err() != nil {
 			break
+		}
+		if strings.HasSuffix(d.Name(), erasedSuffix) {
+			errs = append(errs, os.RemoveAll(filepath.Join(m.cfg.Dir, d.Name())))
+			continue
 		}
 		g, err := m.adopt(ctx, filepath.Join(m.cfg.Dir, d.Name()))
 		if err != nil {
@@ -165,7 +170,23 @@ func bare(dir string) bool {
 // clear removes a half-made guest's folder and a QEMU in it that nobody noted.
 func (m *Manager) clear(dir string) error {
 	m.cfg.Log.Warn("removing a half-made guest", "dir", dir)
-	return errors.Join(killAll(dir), os.RemoveAll(dir))
+	return errors.Join(killAll(dir), erase(dir))
+}
+
+// erasedSuffix is at the end of the name of a folder that is being deleted.
+const erasedSuffix = ".removed"
+
+// erase deletes a guest's folder. It may be cut off at any moment: what is left then has
+// another name first, so that it isn't taken for damaged, and the next Adopt deletes it.
+func erase(dir string) error {
+	gone := dir + erasedSuffix
+	if err := os.RemoveAll(gone); err != nil {
+		return err
+	}
+	if err := os.Rename(dir, gone); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.RemoveAll(gone)
 }
 
 // killAll ends the QEMUs that work in dir.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
 	"sync"
 	"time"
 
@@ -259,7 +258,7 @@ func (g *Guest) Remove() error {
 	}
 	<-g.over
 	g.detach() // again, in case it failed
-	if err := os.RemoveAll(g.dir); err != nil {
+	if err := erase(g.dir); err != nil {
 		return fmt.Errorf("remove the guest %s/%s: %w", g.Spec.Namespace, g.Spec.Name, err)
 	}
 	g.m.forget(g.Spec.ID)

@@ -42,10 +42,11 @@ func Leftover(dir string) ([]int, error) {
 }
 
 // isQEMU looks at the program's name, so that no shell that somebody has in a
-// guest's folder is taken for a guest.
+// guest's folder is taken for a guest, nor qemu-img that copies its disks.
 func isQEMU(proc string) bool {
 	exe, err := os.Readlink(filepath.Join(proc, "exe"))
-	return err == nil && strings.HasPrefix(filepath.Base(exe), "qemu-")
+	name := filepath.Base(exe)
+	return err == nil && (strings.HasPrefix(name, "qemu-system-") || strings.HasPrefix(name, "qemu-kvm"))
 }
 
 // KillLeftover ends what Leftover finds and waits for its end. It gives the ids.

@@ -69,7 +69,7 @@ func (m *Manager) start(ctx context.Context, s spec.Spec) (_ *Guest, err error) 
 	if err := os.Mkdir(g.dir, 0o700); err != nil {
 		return nil, err
 	}
-	undo.add(func() { os.RemoveAll(g.dir) })
+	undo.add(func() { _ = erase(g.dir) }) // the next Adopt tries again
 	if err := save(g.dir, specFile, s); err != nil {
 		return nil, err
 	}

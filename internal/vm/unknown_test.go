@@ -45,6 +45,7 @@ func TestAdoptDamaged(t *testing.T) {
 	}
 	fill(t, filepath.Join(guests, "never"), map[string]string{specFile + ".new": "{"})
 	fill(t, filepath.Join(guests, "whole"), map[string]string{specFile: whole})
+	fill(t, filepath.Join(guests, "deleted"+erasedSuffix), map[string]string{"disk-root.raw": "data"}) // in part
 	m, err := Open(Config{Dir: guests, QEMU: "true", Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
@@ -82,13 +83,16 @@ func TestAdoptDamaged(t *testing.T) {
 // nobody else's (VM-06).
 func TestEndUnknown(t *testing.T) {
 	guests := t.TempDir()
-	qemu := filepath.Join(t.TempDir(), "qemu-system-test")
+	bin := t.TempDir()
+	qemu, copier := filepath.Join(bin, "qemu-system-test"), filepath.Join(bin, "qemu-img")
 	copyProgram(t, "sleep", qemu)
+	copyProgram(t, "sleep", copier)
 	fill(t, filepath.Join(guests, "a"), map[string]string{specFile: "{", "disk-root.raw": "data"})
 	fill(t, filepath.Join(guests, "b"), map[string]string{specFile: "{"})
 	mine := sleepIn(t, qemu, filepath.Join(guests, "a"))
 	others := []*process.Process{
 		sleepIn(t, "sleep", filepath.Join(guests, "a")), // somebody's shell
+		sleepIn(t, copier, filepath.Join(guests, "a")),  // saves what a disk holds
 		sleepIn(t, qemu, filepath.Join(guests, "b")),
 		sleepIn(t, qemu, t.TempDir()),
 	}

@@ -89,6 +89,9 @@ func TestInDirectoryOfAnotherNamespace(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("a mount namespace needs root")
 	}
+	if out, err := exec.Command("unshare", "-m", "true").CombinedOutput(); err != nil {
+		t.Skipf("no mount namespace here: %v %s", err, out)
+	}
 	dir, other := t.TempDir(), t.TempDir()
 	cmd := exec.Command("unshare", "-m", "sh", "-c", `mount --bind "$0" "$1" && cd "$1" && echo there && exec sleep 300`, other, dir)
 	out, err := cmd.StdoutPipe()
