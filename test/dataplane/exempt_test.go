@@ -35,6 +35,7 @@ var exemptions = []exemption{
 	{[]string{iptablesTechnique, ipvsTechnique, userspaceTechnique}, "conntrack's entry of a connection that began before its Service stands until the client gives up", []string{"TestConnectionsBegunBefore"}},
 	{[]string{iptablesTechnique, ipvsTechnique}, "this node answers what conntrack finds invalid of a backend that is no workload, in a client's place", []string{"TestInvalidForeign"}},
 	{[]string{userspaceTechnique}, "conntrack leads a UDP flow whose Service went and came back to where the proxy was", []string{"TestFlowsOfGoneService"}},
+	{[]string{iptablesTechnique, userspaceTechnique}, "conntrack leads a UDP flow by a node port on, at an address that is none of the node ports' any more", []string{"TestFlowsOfGoneAddress"}},
 	{[]string{ipvsTechnique}, "a backend that is its own frontend isn't reached: IPVS takes what it sent there once more", []string{"TestOwnDoor"}},
 	{[]string{userspaceTechnique}, "its connections end with it", []string{"TestFlowsOverRestart", "TestKilled", "TestRestart"}},
 	{[]string{userspaceTechnique}, "no packet is passed on: connections end at the proxy", []string{"TestForeignFirewall", "TestInvalidPackets"}},

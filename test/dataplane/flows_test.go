@@ -341,17 +341,7 @@ func TestGoneBackend(t *testing.T) {
 	web := service{name: "web", ip: pair("10.96.0.20", "fd00:10:96::20"), port: 80, nodePort: 30080, external: []dual{externalIP}}
 	other := service{name: "other", ip: pair("10.96.0.21", "fd00:10:96::21"), port: 80}
 	w.replace(web.with(x).view(), other.with(x, far).view())
-	open := func(from *rig.Host, to netip.AddrPort) net.Conn {
-		c, err := from.Dial("tcp", netip.AddrPort{}, to, rig.Patience)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { c.Close() })
-		if _, err := rig.Exchange(c, rig.Patience); err != nil {
-			t.Fatal(err)
-		}
-		return c
-	}
+	open := w.connection
 	var toX, toY []net.Conn
 	all := func() (out []net.Conn) {
 		for _, v6 := range []bool{false, true} {

@@ -195,7 +195,7 @@ type difference struct {
 	kernel            *kernel // with the planned changes of elements
 	skeleton, pruning []message
 	words             []string      // about skeleton and pruning
-	gone              []routing.Key // UDP frontends that served and aren't wanted
+	gone              []routing.Key // UDP frontends that served and aren't wanted, and the doors that node ports had
 }
 
 // lengths of prefixes that the kernel has sets for.
@@ -343,6 +343,7 @@ func (b *Backend) SetNodeAddresses(_ context.Context, addrs []netip.Addr) error 
 	if k == nil {
 		return errUnknown
 	}
+	b.doubtNodePorts()
 	b.kernel, b.nodes = nil, slices.Clone(addrs)
 	b.flows.setNodes(addrs)
 	k.setNodeAddresses(addrs)

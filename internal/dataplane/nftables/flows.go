@@ -21,11 +21,7 @@ import (
 // of a change before the kernel is.
 func (b *Backend) doubtUDP(change routing.Change) {
 	b.flows.supersede(change)
-	for _, key := range change.Removed {
-		if key.Protocol == catalog.UDP {
-			b.doubt[key] = true
-		}
-	}
+	b.doubtAny(slices.Values(change.Removed))
 	for _, f := range change.Set {
 		if f.Protocol != catalog.UDP {
 			continue
@@ -36,27 +32,57 @@ func (b *Backend) doubtUDP(change routing.Change) {
 	}
 }
 
-// doubtAny has the UDP frontends that a full Sync may remove: the kernel's, before they are
-// changed, and those that we knew, since somebody else may have deleted the kernel's.
-// Later nobody can tell of an address outside the ranges of cluster IPs that it was ours.
+// doubtAny has the UDP frontends that are removed, or that a full Sync may remove: the
+// kernel's, before they are changed, and those that we knew, since somebody else may have
+// deleted the kernel's. Later nobody can tell of an address outside the ranges of cluster IPs
+// that it was ours, nor of another one that node ports were there: these have all their doors
+// in doubt.
 func (b *Backend) doubtAny(frontends iter.Seq[routing.Key]) {
 	for key := range frontends {
-		if key.Protocol == catalog.UDP {
-			b.doubt[key] = true
+		if key.Protocol != catalog.UDP {
+			continue
+		}
+		b.doubt[key] = true
+		for _, d := range doors(key, b.nodes) {
+			b.doubt[atDoor(d)] = true
 		}
 	}
 }
 
-// servedUDP gives the UDP frontends that lead anywhere, also in a table of another shape,
-// which is made anew.
+// doubtNodePorts has the UDP node ports at the addresses until now, before they change.
+func (b *Backend) doubtNodePorts() {
+	var ports []routing.Key
+	for key := range b.kernel.held {
+		if key.AnyNode() {
+			ports = append(ports, key)
+		}
+	}
+	b.doubtAny(slices.Values(ports))
+}
+
+// servedUDP gives the UDP frontends that lead anywhere, and each door of the node ports, also
+// in a table of another shape, which is made anew.
 func (r *reading) servedUDP(families [2]*family) (out []routing.Key) {
 	for i, f := range families {
+		var nodes []netip.Addr
+		for _, e := range r[i].elements[nodeAddressesSet] {
+			if a, ok := netip.AddrFromSlice([]byte(e.key)); ok {
+				nodes = append(nodes, a)
+			}
+		}
 		for _, nodePort := range []bool{false, true} {
 			p := plan{nodePort: nodePort}
 			for _, set := range []string{p.servicesMap(), p.outsideMap()} {
 				for _, e := range r[i].elements[set] {
-					if key, ok := f.parseFrontendKey(e.key, nodePort); ok && key.Protocol == catalog.UDP {
-						out = append(out, key)
+					key, ok := f.parseFrontendKey(e.key, nodePort)
+					if !ok || key.Protocol != catalog.UDP {
+						continue
+					}
+					out = append(out, key)
+					if nodePort {
+						for _, d := range doors(key, nodes) {
+							out = append(out, atDoor(d))
+						}
 					}
 				}
 			}
@@ -126,9 +152,14 @@ func doors(key routing.Key, nodes []netip.Addr) (out []door) {
 	return out
 }
 
+// atDoor is the key of a UDP frontend with the door's own address.
+func atDoor(d door) routing.Key {
+	return routing.Key{Addr: d.Addr(), Protocol: catalog.UDP, Port: d.Port()}
+}
+
 // behind gives the frontend that a door is, nil when there is none, and its key.
 func (b *Backend) behind(d door) (key routing.Key, f *routing.Frontend) {
-	key = routing.Key{Addr: d.Addr(), Protocol: catalog.UDP, Port: d.Port()}
+	key = atDoor(d)
 	if h := b.kernel.held[key]; h == nil && slices.Contains(b.nodes, key.Addr) {
 		key.Addr = b.families[index(key.Addr)].any
 	}
@@ -174,7 +205,7 @@ func (b *Backend) listFlows() error {
 		if f != nil {
 			return true, !keeps(f, fl.backend)
 		}
-		own := routing.Key{Addr: fl.door.Addr(), Protocol: catalog.UDP, Port: fl.door.Port()} // key may be a node port's
+		own := atDoor(fl.door) // key may be a node port's
 		inRange := func(p netip.Prefix) bool { return p.Contains(own.Addr) }
 		return false, b.doubt[key] || b.doubt[own] || slices.ContainsFunc(b.services, inRange)
 	})
