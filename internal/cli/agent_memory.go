@@ -12,7 +12,7 @@ import (
 
 // agentHeapRoom is how much an agent alone allocates between two collections once it has
 // begun: some hundreds of changes.
-const agentHeapRoom = 10 * mebibyte
+const agentHeapRoom = 16 * mebibyte
 
 // agentStartRoom is how much an agent alone allocates before its first collection: the
 // lists of a thousand Services. Collections, some ten otherwise, took a fifth of its start.
