@@ -14,6 +14,7 @@ import (
 
 	"portico.dev/portico/internal/node"
 	"portico.dev/portico/internal/vm"
+	"portico.dev/portico/internal/vm/process"
 )
 
 // VM-06: a guest whose files are damaged is unknown as long as its QEMU runs, and lost then.
@@ -40,17 +41,13 @@ func TestDamagedGuest(t *testing.T) {
 	}
 	cmd := exec.Command(qemu, "300")
 	cmd.Dir = dir
-	if err := cmd.Start(); err != nil {
+	p, err := process.Start(cmd)
+	if err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		_ = cmd.Wait()
-	}()
 	defer func() {
-		_ = cmd.Process.Kill()
-		<-ended
+		_ = p.Kill()
+		<-p.Done()
 	}()
 	manager, err := vm.Open(vm.Config{Dir: guests, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
@@ -70,7 +67,7 @@ func TestDamagedGuest(t *testing.T) {
 	if err := m.EndUnknown(t.Context(), vmi.UID, time.Second); err != nil {
 		t.Fatal(err)
 	}
-	<-ended
+	<-p.Done()
 	if l, err := m.Find(testPod(vmi)); l != nil || !errors.Is(err, node.ErrLost) || !strings.Contains(err.Error(), dir) {
 		t.Errorf("afterwards: %v, %v", l, err)
 	}
